@@ -1,0 +1,83 @@
+"""Trivial and linear baselines on the same split as the method.
+
+`mean`: the training mean (dense) or the majority class. `persistence`: the input itself,
+where input and target have one shape. `linear`: ridge or logistic regression on the
+flattened input, its strength chosen on the validation split.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import sklearn.linear_model
+
+from recraft_jax import metrics
+from recraft_jax.data import tasks
+
+RIDGE_ALPHAS = np.logspace(-6, 6, 25)
+LOGISTIC_CS = np.logspace(-4, 2, 7)
+
+
+def scores(task: tasks.Task) -> dict[str, float]:
+    """Score every baseline that applies on the test split, in the task's metric."""
+    metric = metrics.METRICS[task.metric]
+
+    def score(pred: np.ndarray, split: str) -> float:
+        y = task.splits[split]["y"]
+        return metric.finish(metric.update(pred, y, np.ones(len(y), bool)))
+
+    train, test = task.splits["train"], task.splits["test"]
+    fit = _ridge if task.kind == "dense" else _logistic
+    found = {"mean": score(_mean(task, len(test["x"])), "test")}
+    if task.kind == "dense" and test["x"].shape == test["y"].shape:
+        found["persistence"] = score(test["x"], "test")
+    if task.kind == "dense" or len(np.unique(train["y"])) > 1:
+        found["linear"] = score(fit(task, score), "test")
+    else:
+        found["linear"] = found["mean"]
+    return found
+
+
+def _mean(task: tasks.Task, num: int) -> np.ndarray:
+    y = task.splits["train"]["y"]
+    if task.kind == "dense":
+        mean = y.mean(0, keepdims=True, dtype=np.float64).astype(np.float32)
+        return np.repeat(mean, num, axis=0)
+    counts = np.bincount(y, minlength=task.num_classes)
+    return np.repeat(counts[None].astype(np.float32), num, axis=0)
+
+
+def _ridge(task: tasks.Task, score: Callable[[np.ndarray, str], float]) -> np.ndarray:
+    """Ridge by one singular value decomposition for all strengths; unscaled inputs."""
+    flat = {
+        s: {k: v.reshape(len(v), -1).astype(np.float64) for k, v in arrays.items()}
+        for s, arrays in task.splits.items()
+    }
+    x_mean, y_mean = flat["train"]["x"].mean(0), flat["train"]["y"].mean(0)
+    left, values, right = np.linalg.svd(
+        flat["train"]["x"] - x_mean, full_matrices=False
+    )
+    projected = left.T @ (flat["train"]["y"] - y_mean)
+
+    def predict(alpha: float, split: str) -> np.ndarray:
+        shrunk = values / (values**2 + alpha)
+        out = (flat[split]["x"] - x_mean) @ right.T @ (shrunk[:, None] * projected)
+        return (out + y_mean).reshape(task.splits[split]["y"].shape).astype(np.float32)
+
+    best = min(RIDGE_ALPHAS, key=lambda alpha: score(predict(alpha, "val"), "val"))
+    return predict(best, "test")
+
+
+def _logistic(task: tasks.Task, score) -> np.ndarray:
+    flat = {s: a["x"].reshape(len(a["x"]), -1) for s, a in task.splits.items()}
+    mean, std = flat["train"].mean(0), flat["train"].std(0)
+    flat = {s: (x - mean) / np.where(std > 0, std, 1) for s, x in flat.items()}
+
+    def predict(strength: float, split: str) -> np.ndarray:
+        model = sklearn.linear_model.LogisticRegression(C=strength, max_iter=500)
+        model.fit(flat["train"], task.splits["train"]["y"])
+        logits = np.full((len(flat[split]), task.num_classes), -np.inf, np.float32)
+        logits[:, model.classes_] = model.predict_log_proba(flat[split])
+        return logits
+
+    best = min(LOGISTIC_CS, key=lambda strength: score(predict(strength, "val"), "val"))
+    return predict(best, "test")

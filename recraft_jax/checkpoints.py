@@ -1,0 +1,151 @@
+"""Orbax checkpoints of a run: save in the background, restore the newest that is whole.
+
+Every checkpoint carries a fingerprint of its arrays, so that damage is seen even where
+the file format does not notice it.
+"""
+
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from orbax.checkpoint import v1 as ocp
+
+from recraft_jax import errors
+
+KEEP = 2
+
+# tensorstore reports a failed write as ValueError with the system's message in it.
+_DISK_MESSAGES = (
+    "No space left",
+    "File too large",
+    "Disk quota",
+    "Read-only file system",
+    "Permission denied",
+    "Input/output error",
+)
+
+
+def open_dir(directory: pathlib.Path) -> ocp.training.Checkpointer:
+    """Open a folder of checkpoints, of which the newest `KEEP` stay.
+
+    Use it as a context manager: leaving it waits for the save under way.
+    """
+    policies = ocp.training.preservation_policies
+    return ocp.training.Checkpointer(
+        directory.absolute(),
+        save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+        preservation_policy=policies.LatestN(KEEP),
+        cleanup_tmp_directories=True,
+    )
+
+
+def save(
+    checkpointer: ocp.training.Checkpointer,
+    step: int,
+    arrays: dict[str, Any],
+    record: dict[str, Any],
+) -> None:
+    """Start saving; returns once the arrays are copied and may be donated.
+
+    Args:
+      checkpointer: of `open_dir`.
+      step: global step.
+      arrays: named trees of arrays.
+      record: plain values kept beside them, JSON.
+
+    Raises:
+      InputError: this save, or the one before it, could not be written.
+    """
+    metadata = {"fingerprint": int(fingerprint(arrays)), "record": record}
+    try:
+        checkpointer.save_checkpointables_async(
+            step, arrays, custom_metadata=metadata, overwrite=True
+        )
+    except (OSError, ValueError) as error:
+        raise _unwritable(checkpointer, f"step {step}", error) from error
+
+
+def wait(checkpointer: ocp.training.Checkpointer) -> None:
+    """Wait for the save under way.
+
+    Raises:
+      InputError: it could not be written.
+    """
+    try:
+        checkpointer.close()
+    except (OSError, ValueError) as error:
+        raise _unwritable(checkpointer, "the last step", error) from error
+
+
+def restore_latest(
+    checkpointer: ocp.training.Checkpointer,
+    abstract: Callable[[int], dict[str, Any]],
+) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
+    """Load the newest checkpoint that is whole; damaged ones are moved aside.
+
+    Args:
+      checkpointer: of `open_dir`.
+      abstract: step to the trees of `ShapeDtypeStruct` (with shardings) saved there.
+
+    Returns:
+      Step, arrays and record, or None when there is none to load.
+    """
+    steps = sorted((c.step for c in checkpointer.checkpoints), reverse=True)
+    for step in steps:
+        try:
+            metadata = checkpointer.checkpointables_metadata(step).custom_metadata
+            arrays = checkpointer.load_checkpointables(step, abstract(step))
+            if int(fingerprint(arrays)) != metadata["fingerprint"]:
+                raise ValueError("its values are not those that were saved")
+            return step, arrays, metadata["record"]
+        except Exception as error:  # damage shows as any of a dozen types
+            rest = [s for s in steps if s < step]
+            directory = pathlib.Path(checkpointer.directory)
+            logging.warning(
+                "checkpoint %s is damaged (%s); %s",
+                directory / str(step),
+                first_line(error),
+                f"going back to step {rest[0]}" if rest else "starting anew",
+            )
+            shutil.rmtree(directory.parent / f"damaged-{step}", ignore_errors=True)
+            shutil.move(directory / str(step), directory.parent / f"damaged-{step}")
+    if steps:
+        checkpointer.reload()
+    return None
+
+
+@jax.jit
+def fingerprint(arrays: Any) -> jax.Array:
+    """Sum the bits of every array with a weight for each place; uint32, wraps around."""
+    total = jnp.zeros((), jnp.uint32)
+    for index, leaf in enumerate(jax.tree.leaves(arrays)):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        width = jnp.dtype(leaf.dtype).itemsize * 8
+        bits = jax.lax.bitcast_convert_type(leaf, f"uint{width}").astype(jnp.uint32)
+        place = 2 * jax.lax.iota(jnp.uint32, bits.size) + 1
+        part = jnp.sum(bits.reshape(-1) * place, dtype=jnp.uint32)
+        total += (2 * index + 1) * part
+    return total
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's text, or its type when it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _unwritable(checkpointer, what: str, error: Exception) -> Exception:
+    """Turn a failed write into one line; anything else is a bug and stays as it is."""
+    text = str(error)
+    if not isinstance(error, OSError) and not any(m in text for m in _DISK_MESSAGES):
+        return error
+    return errors.InputError(
+        f"cannot write the checkpoint of {what} to {checkpointer.directory}: "
+        f"{first_line(error)}; earlier checkpoints are kept: free space or mend the "
+        "folder, then run the same command again"
+    )

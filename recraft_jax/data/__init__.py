@@ -1,0 +1,1 @@
+"""Readers and input pipeline: numpy in, numpy out."""

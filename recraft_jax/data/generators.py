@@ -1,0 +1,81 @@
+"""PDE solutions made here, for users without the published files.
+
+Only 1-D advection so far: its solution is a shift of the initial field, so it is exact at
+any resolution.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recraft_jax import errors
+
+ADVECTION_SPEED = 0.4
+ADVECTION_TIME = 2.0
+
+
+def initial_fields(
+    key: jax.Array, num: int, points: np.ndarray, num_points: int
+) -> jax.Array:
+    """Draw the initial condition that PDEBench's 1-D generators share.
+
+    Sums of four sines with wavenumbers `2 pi (j + 1) m_j / (L - dx)`, where `m_j` counts
+    how often two random picks fell on mode j; a mode nobody picked adds a constant. A
+    tenth of the samples is made positive, all get a random sign, and a tenth is cut to a
+    window of width 0.45 (data 2.1; PDEBench commit b5b646f, `utils.init_multi`).
+
+    Args:
+      key: of `jax.random.PRNGKey`; the streams are those of
+        `jax_threefry_partitionable=False`, as in 2022.
+      num: samples.
+      points: coordinates in [0, 1] at which the fields are evaluated, `[p]`.
+      num_points: cells of the grid whose spacing dx the wavenumbers hold.
+
+    Returns:
+      Fields `[num p]`.
+    """
+    with jax.threefry_partitionable(False):
+        key1 = jax.random.split(key)[0]
+        key2 = jax.random.split(key1)[0]
+        picks = jax.random.randint(key, (num, 2), 0, 4)
+        height = jax.random.uniform(key, (num, 4, 1))
+        phase = 2 * jnp.pi * jax.random.uniform(key1, (num, 4, 1))
+        rare = jnp.array([0.9, 0.1])
+        is_positive = jax.random.choice(key1, 2, (num, 1), p=rare) == 1
+        sign = jax.random.choice(key1, jnp.array([1, -1]), (num, 1))
+        is_windowed = jax.random.choice(key2, 2, (num, 1), p=rare) == 1
+        left = jax.random.uniform(key2, (num, 1), minval=0.1, maxval=0.45)
+        right = jax.random.uniform(key2, (num, 1), minval=0.55, maxval=0.9)
+    times = jax.nn.one_hot(picks, 4).sum(1)
+    waves = 2 * jnp.pi * jnp.arange(1, 5) * times / (1 - 1 / num_points)
+    u = (height * jnp.sin(waves[:, :, None] * points + phase)).sum(1)
+    u = sign * jnp.where(is_positive, jnp.abs(u), u)
+    window = jnp.tanh((points - left) / 0.01) - jnp.tanh((points - right) / 0.01)
+    return jnp.where(is_windowed, u * window / 2, u)
+
+
+def advection(num: int, num_points: int, seed: int) -> dict[str, np.ndarray]:
+    """Solve `u_t + 0.4 u_x = 0` on the periodic unit interval from t = 0 to t = 2.
+
+    The solution is `u(x, t) = u_0((x - 0.4 t) mod 1)`, evaluated, not interpolated.
+
+    Args:
+      num: samples.
+      num_points: cells n; points lie at `(i + 1/2) / n`.
+      seed: of the initial fields.
+
+    Returns:
+      `x` and `y`, both `[num n 1]` float32: the field at t = 0 and at t = 2.
+    """
+    if num < 1 or num_points < 2:
+        raise errors.InputError(
+            f"advection with {num} samples of {num_points} points; "
+            "allowed: at least 1 sample and 2 points"
+        )
+    grid = (np.arange(num_points) + 0.5) / num_points
+    origin = np.mod(grid - ADVECTION_SPEED * ADVECTION_TIME, 1.0)
+    key = jax.random.PRNGKey(seed)
+    return {
+        name: np.asarray(initial_fields(key, num, points, num_points))[..., None]
+        for name, points in (("x", grid), ("y", origin))
+    }

@@ -1,0 +1,147 @@
+"""A task: named arrays in three splits, and what to do with them.
+
+Arrays are float32 with channels last: `x` is `[n c]` or `[h w c]` per sample, `y` the
+same grid for dense tasks or a class index for classification.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from recraft_jax import errors
+
+SPLITS = ("train", "val", "test")
+
+
+class Task(NamedTuple):
+    """Data of one task.
+
+    Attributes:
+      name: as on the command line.
+      kind: `dense` or `classification`.
+      metric: a name in `metrics.METRICS`, computed in the units of `y`.
+      splits: `{"train" | "val" | "test": {"x": [n ...], "y": [n ...]}}`.
+      num_classes: K_t for classification, 0 for dense.
+    """
+
+    name: str
+    kind: str
+    metric: str
+    splits: Mapping[str, Mapping[str, np.ndarray]]
+    num_classes: int = 0
+
+
+class Scale(NamedTuple):
+    """Affine standardisation fitted on training data, undone on predictions."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    def apply(self, values):
+        """Standardise."""
+        return (values - self.mean) / self.std
+
+    def invert(self, values):
+        """Return to the units of the data."""
+        return values * self.std + self.mean
+
+
+def fit_scale(values: np.ndarray, kind: str) -> Scale:
+    """Fit a `Scale` on training values `[n ... c]`.
+
+    Args:
+      values: training samples.
+      kind: `channel` (one mean and deviation per channel), `point` (the mean per grid
+        point, one deviation per channel) or `none`.
+    """
+    if kind == "none":
+        return Scale(np.float32(0), np.float32(1))
+    if kind not in ("channel", "point"):
+        raise errors.InputError(
+            f"standardisation {kind!r}; allowed: channel, point, none"
+        )
+    over = tuple(range(values.ndim - 1))
+    mean = values.mean(axis=0 if kind == "point" else over, dtype=np.float64)
+    std = (values - mean).std(axis=over, dtype=np.float64)
+    # A constant channel stays at zero instead of being divided by nothing.
+    std = np.where(std > 0, std, 1.0)
+    return Scale(mean.astype(np.float32), std.astype(np.float32))
+
+
+def split_task(
+    name: str,
+    arrays: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    kind: str,
+    metric: str,
+    protocol: str,
+    val_frac: float,
+    split_seed: int,
+    num_classes: int = 0,
+) -> Task:
+    """Hold a validation split out of the training samples and check everything.
+
+    Args:
+      name: the task.
+      arrays: `train` and `test`, each with `x` and `y`.
+      kind: `dense` or `classification`.
+      metric: name of the metric.
+      protocol: `corrected` holds `val_frac` of the training samples out; `official`
+        trains on all of them and selects on the test split, as the released code does
+        (design 5; D24 of the list of discrepancies).
+      val_frac: share of training samples held out, drawn without replacement.
+      split_seed: seed of that draw, apart from the run's seed so that runs with other
+        seeds see the same split.
+      num_classes: K_t for classification.
+
+    Raises:
+      InputError: an empty split, unequal lengths, or values that are not finite.
+    """
+    train, test = arrays["train"], arrays["test"]
+    if protocol == "official":
+        splits = {"train": train, "val": test, "test": test}
+    elif protocol == "corrected":
+        total = len(train["x"])
+        num_val = round(val_frac * total)
+        order = np.random.default_rng(split_seed).permutation(total)
+        picks = {"val": np.sort(order[:num_val]), "train": np.sort(order[num_val:])}
+        splits = {
+            split: {k: v[i] for k, v in train.items()} for split, i in picks.items()
+        } | {"test": test}
+    else:
+        raise errors.InputError(f"protocol {protocol!r}; allowed: corrected, official")
+    for split in SPLITS:
+        _check(name, split, splits[split])
+    return Task(name, kind, metric, splits, num_classes)
+
+
+def sha256(task: Task) -> str:
+    """Hash of every array of every split, in a fixed order."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for key in sorted(task.splits[split]):
+            array = np.ascontiguousarray(task.splits[split][key])
+            digest.update(f"{split}/{key}:{array.dtype}{array.shape}".encode())
+            digest.update(array)
+    return digest.hexdigest()
+
+
+def _check(name: str, split: str, arrays: Mapping[str, np.ndarray]) -> None:
+    lengths = {key: len(value) for key, value in arrays.items()}
+    if min(lengths.values()) == 0:
+        raise errors.InputError(
+            f"task {name}: the {split} split is empty; allowed: at least one sample"
+        )
+    if len(set(lengths.values())) != 1:
+        raise errors.InputError(f"task {name}: {split} has unequal lengths {lengths}")
+    for key, value in arrays.items():
+        flat = value.reshape(len(value), -1)
+        bad = ~np.isfinite(flat).all(axis=1)
+        if bad.any():
+            raise errors.InputError(
+                f"task {name}: {split} {key} has values that are not finite in "
+                f"{bad.sum()} of {len(bad)} samples, first in sample {bad.argmax()}; "
+                "allowed: finite numbers"
+            )

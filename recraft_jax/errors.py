@@ -1,0 +1,17 @@
+"""The two ways a run ends early without a bug.
+
+`main` prints either as one line. Everything else that is raised is a bug and keeps its
+traceback.
+"""
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used: says what is wrong, where, what is allowed."""
+
+    exit_code = 2
+
+
+class RunError(RuntimeError):
+    """The run itself cannot go on (a loss that is not finite, for example)."""
+
+    exit_code = 1

@@ -1,0 +1,269 @@
+"""Train one method on one task.
+
+    python -m recraft_jax.main --config=FILE[:TASK[,key=value...]] [--workdir=DIR]
+        [--config.section.name=value ...]
+
+Keys: method, backbone, scale, protocol, seed. Running the same command again resumes an
+unfinished run, or prints the table of a finished one.
+"""
+
+import difflib
+import errno
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from recraft_jax import assets, errors, report, tree, writer
+
+# Sections that say where and how loud, not what: a run may resume with others.
+_NOT_IDENTITY = ("assets", "log")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line; returns the exit code."""
+    writer.quiet_libraries()
+    try:
+        if {"-h", "--help", "-help"} & set(argv[1:]):
+            print(__doc__)
+            return 0
+        config, workdir = parse(argv)
+        return start(config, workdir)
+    except (errors.InputError, errors.RunError) as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted; run the same command again to resume", 130)
+    except OSError as error:
+        if error.errno in _ENVIRONMENT:
+            return _fail(str(error), errors.InputError.exit_code)
+        raise
+
+
+# Files and folders that cannot be used are the environment's doing, not a bug.
+_ENVIRONMENT = (
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EISDIR,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
+
+
+def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
+    """Read flags: the config with its overrides, locked, and the workdir.
+
+    Raises:
+      InputError: no config, an unknown flag, task, key or field, a value of wrong type.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+    spec, rest = _take_config(argv)
+    config = _load_config(spec)
+    for arg in rest[1:]:
+        _check_field(config, arg)
+    try:
+        config_flags.DEFINE_config_dict(
+            "config", config, lock_config=True, flag_values=values, sys_argv=rest
+        )
+        extra = values(rest)[1:]
+    except (flags.Error, AttributeError, TypeError, ValueError) as error:
+        raise errors.InputError(" ".join(str(error).split())) from None
+    if extra:
+        raise errors.InputError(
+            f"unknown argument {extra[0]!r}; allowed: --config=FILE[:TASK[,key=value"
+            "...]], --workdir=DIR, --config.section.name=value"
+        )
+    check(values.config)
+    workdir = values.workdir or default_workdir(values.config)
+    return values.config, pathlib.Path(workdir)
+
+
+def start(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
+    """Run, resume, or show what is finished."""
+    settings = json.loads(config.to_json_best_effort())
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise errors.InputError(
+                f"another process is running in {workdir}; allowed: one run per workdir"
+            ) from None
+        _check_same(settings, workdir)
+        finished = workdir / "results.json"
+        if finished.exists():
+            results = json.loads(finished.read_text())
+        else:
+            writer.write_json(workdir / "config.json", settings)
+            results = _train(config, workdir)
+    report.closing(results, workdir)
+    return 0
+
+
+def default_workdir(config: ml_collections.ConfigDict) -> str:
+    """Folder named after the run, with a hash of everything that decides its numbers."""
+    settings = json.loads(config.to_json_best_effort())
+    text = json.dumps(_identity(settings), sort_keys=True)
+    backbone = pathlib.PurePath(config.backbone).name
+    name = f"{config.task}-{config.method}-{backbone}-{config.scale}-{config.seed}"
+    return f"runs/{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Refuse values no run can use, before any work."""
+    positive = (
+        "stage1.batch_size stage2.batch_size stage2.eval_batch_size stage2.num_epochs "
+        "embedder.patch fld.num_clusters fa.num_source source.num_features "
+        "source.max_length log.every_steps checkpoint.every_steps"
+    ).split()
+    if config.method in ("recraft", "fa", "fld"):
+        positive.append("stage1.num_steps")
+    for path in positive:
+        section, name = path.split(".")
+        if config[section][name] < 1:
+            _refuse(config, path, "1 or more")
+    for path in ("fa.omega", "fld.weight"):
+        section, name = path.split(".")
+        if config[section][name] < 0:
+            _refuse(config, path, "0 or more")
+    if config.method in ("recraft", "fa", "fld") and not (
+        config.fa.omega or config.fld.weight
+    ):
+        raise errors.InputError(
+            f"method {config.method} with fa.omega = 0 and fld.weight = 0 has no stage 1; "
+            "allowed: one above 0, or method nft"
+        )
+    for path in ("data.val_frac", "source.test_frac"):
+        section, name = path.split(".")
+        if not 0 < config[section][name] < 1:
+            _refuse(config, path, "above 0 and below 1")
+    if config.fld.kind != "mi":
+        _refuse(config, "fld.kind", "mi")
+
+
+def _refuse(config, path: str, allowed: str) -> None:
+    section, name = path.split(".")
+    raise errors.InputError(f"{path} = {config[section][name]!r}; allowed: {allowed}")
+
+
+def _train(config, workdir) -> dict[str, Any]:
+    import jax  # here, so that help and finished runs answer at once
+
+    # Compiled programs are kept between runs, beside the downloads.
+    cache = assets.cache_dir(config.assets.cache) / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    from recraft_jax import train
+
+    return train.run(config, workdir)
+
+
+def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """Take `--config=FILE...` out of the arguments."""
+    specs, rest, given = [], [], list(argv)
+    while given:
+        arg = given.pop(0)
+        if arg in ("--config", "-config") and given:
+            specs.append(given.pop(0))
+        elif arg.startswith(("--config=", "-config=")):
+            specs.append(arg.partition("=")[2])
+        else:
+            rest.append(arg)
+    if len(specs) != 1 or not specs[0]:
+        raise errors.InputError(
+            f"--config is given {len(specs)} times; allowed: once, for example "
+            "--config=configs/pde.py"
+        )
+    return specs[0], rest
+
+
+def _load_config(spec: str) -> ml_collections.ConfigDict:
+    """Load `FILE[:ARG]` and call its `get_config`."""
+    file, _, arg = spec.partition(":")
+    path = pathlib.Path(file)
+    if path.suffix != ".py" or not path.is_file():
+        raise errors.InputError(
+            f"--config={spec}: there is no file {file!r}; allowed: a Python file with "
+            "get_config, for example configs/pde.py"
+        )
+    # Config files import their siblings as `configs.*`, from any working directory.
+    sys.path.insert(0, str(path.resolve().parent.parent))
+    module_spec = importlib.util.spec_from_file_location("recraft_config", path)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    try:
+        return module.get_config(arg)
+    except ValueError as error:
+        raise errors.InputError(f"--config={spec}: {error}") from None
+
+
+def _check_field(config, arg: str) -> None:
+    """Refuse `--config.a.b` that is not there, naming what is."""
+    for dashes in ("--", "-"):
+        if arg.startswith(f"{dashes}config."):
+            path = arg.removeprefix(f"{dashes}config.").partition("=")[0]
+            break
+    else:
+        return
+    at, done = config, ""
+    for name in path.split("."):
+        if not isinstance(at, ml_collections.ConfigDict) or name not in at:
+            allowed = list(at) if isinstance(at, ml_collections.ConfigDict) else []
+            near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise errors.InputError(
+                f"unknown field --config.{path}{hint}; allowed in config{done}: "
+                f"{', '.join(sorted(allowed)) or 'nothing, it is a value'}"
+            )
+        at, done = at[name], f"{done}.{name}"
+
+
+def _identity(settings: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in settings.items() if k not in _NOT_IDENTITY}
+
+
+def _check_same(settings: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Refuse a workdir that holds another run."""
+    path = workdir / "config.json"
+    if not path.exists():
+        others = sorted(p.name for p in workdir.iterdir() if p.name != ".lock")
+        if others:
+            raise errors.InputError(
+                f"{workdir} holds {others[0]!r} and no config.json; allowed: a new or "
+                "empty folder, or the folder of this run"
+            )
+        return
+    try:
+        stored = json.loads(path.read_text())
+    except ValueError as error:
+        raise errors.InputError(f"{path} cannot be read: {error}") from None
+    found = tree.differences(_identity(stored), _identity(settings))
+    if found:
+        raise errors.InputError(
+            f"{workdir} holds a run of another config ({'; '.join(found)}); allowed: "
+            "the same config, or another --workdir"
+        )
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    code = main(sys.argv)
+    # Skip interpreter teardown: after a failed save Orbax's threads may never join.
+    sys.stdout.flush()
+    os._exit(code)

@@ -1,0 +1,1 @@
+"""Methods as lists of phases."""

@@ -1,0 +1,61 @@
+"""Target fitting: the last phase of every method, the only one of `nft` and `scratch`.
+
+Stage 2 of RECRAFT (the paper's Eq. 9): minimise the task loss over body and head, and
+over the embedder unless it is frozen (D3 of the list of discrepancies: the paper freezes
+it, the released code does not).
+"""
+
+from collections.abc import Callable
+
+import ml_collections
+
+from recraft_jax import phase
+
+
+def phases(
+    config: ml_collections.ConfigDict,
+    apply: Callable,
+    loss: Callable,
+    *,
+    num_classes: int,
+    fit_steps: int,
+) -> list[phase.Phase]:
+    """The one phase of `nft` and `scratch`; nobody else has trained the embedder."""
+    del num_classes
+    return [fit_phase(config, apply, loss, num_steps=fit_steps, freeze_embedder=False)]
+
+
+def fit_phase(
+    config: ml_collections.ConfigDict,
+    apply: Callable,
+    loss: Callable,
+    *,
+    num_steps: int,
+    freeze_embedder: bool,
+) -> phase.Phase:
+    """Build the fitting phase.
+
+    Args:
+      config: the run's config; reads `stage2`.
+      apply: `(params, x) -> (pred, out)`.
+      loss: `(pred, y) -> [b]`.
+      num_steps: optimiser steps.
+      freeze_embedder: leave phi as it is.
+    """
+
+    def loss_fn(params, stats, batch, key, step):
+        del key, step
+        pred, _ = apply(params, batch["x"])
+        return loss(pred, batch["y"]).mean(), (stats, {})
+
+    trainable = ("body/.*", "head/.*")
+    return phase.Phase(
+        name="fit",
+        loss_fn=loss_fn,
+        trainable=trainable if freeze_embedder else ("embedder/.*", *trainable),
+        num_steps=num_steps,
+        optim=config.stage2.optim,
+        stream="shuffled",
+        batch_size=config.stage2.batch_size,
+        select=True,
+    )

@@ -1,0 +1,1 @@
+"""Backbones, target embedders and heads, one file per model."""

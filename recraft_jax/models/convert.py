@@ -1,0 +1,96 @@
+"""Apply a table of names to the tensors of a PyTorch checkpoint, strictly.
+
+Every tensor is used or listed as ignored; every parameter is filled. Anything else is an
+error that names both lists: weights are never loaded by half.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from recraft_jax import errors
+
+
+class Rule(NamedTuple):
+    """One line of a name table.
+
+    Attributes:
+      source: regular expression on the checkpoint's tensor name. A group `(\\d+)` is the
+        layer: those tensors are stacked along a new first axis in its order.
+      target: parameter path, or None for a tensor that is left aside on purpose.
+      transform: from the PyTorch layout to ours (`transpose` for Linear weights).
+    """
+
+    source: str
+    target: str | None
+    transform: Callable[[np.ndarray], np.ndarray] = np.asarray
+
+
+def transpose(weight: np.ndarray) -> np.ndarray:
+    """Turn PyTorch's Linear layout `[out in]` into `[in out]`."""
+    return weight.T
+
+
+def apply_table(
+    tensors: Mapping[str, np.ndarray],
+    table: Sequence[Rule],
+    like: Mapping[str, jax.ShapeDtypeStruct],
+    *,
+    where: str,
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Rename, transpose and stack checkpoint tensors into a flat parameter dict.
+
+    Args:
+      tensors: checkpoint tensors by name.
+      table: rules; exactly one must match each tensor.
+      like: shape and dtype of every parameter wanted, by path.
+      where: the checkpoint, for messages.
+
+    Returns:
+      Parameters by path, and the sorted names of ignored tensors.
+
+    Raises:
+      InputError: a tensor without a rule, a parameter left empty, or a wrong shape.
+    """
+    found: dict[str, dict[int, np.ndarray]] = {}
+    stacked: set[str] = set()
+    ignored, unknown = [], []
+    for name, tensor in tensors.items():
+        hits = [(r, m) for r in table if (m := re.fullmatch(r.source, name))]
+        if len(hits) != 1:
+            unknown.append(name)
+            continue
+        rule, match = hits[0]
+        if rule.target is None:
+            ignored.append(name)
+            continue
+        layer = int(match.group(1)) if match.groups() else 0
+        if match.groups():
+            stacked.add(rule.target)
+        found.setdefault(rule.target, {})[layer] = rule.transform(tensor)
+    problems = []
+    params = {}
+    for path, layers in found.items():
+        if path not in like:
+            problems.append(f"no parameter {path}")
+            continue
+        try:
+            ordered = [layers[i] for i in range(len(layers))]
+            value = np.stack(ordered) if path in stacked else ordered[0]
+        except (KeyError, ValueError):
+            problems.append(f"{path} has layers {sorted(layers)} of unequal shape")
+            continue
+        if value.shape != like[path].shape:
+            problems.append(f"{path} is {value.shape}, wanted {like[path].shape}")
+            continue
+        params[path] = np.ascontiguousarray(value, dtype=like[path].dtype)
+    missing = sorted(set(like) - set(found))
+    if unknown or missing or problems:
+        raise errors.InputError(
+            f"{where} does not fit the model: tensors without a place "
+            f"{sorted(unknown)}; parameters left empty {missing}; {problems}"
+        )
+    return params, sorted(ignored)

@@ -1,0 +1,67 @@
+"""Optimiser of a phase from its config section: clip, direction, decay, schedule."""
+
+import ml_collections
+import optax
+
+from recraft_jax import errors
+
+DIRECTIONS = {
+    "adamw": lambda o: optax.scale_by_adam(b1=o.b1, b2=o.b2),
+    "adam": lambda o: optax.scale_by_adam(b1=o.b1, b2=o.b2),
+    "sgd": lambda o: optax.trace(decay=o.b1),
+}
+
+
+def schedule(section: ml_collections.ConfigDict, num_steps: int) -> optax.Schedule:
+    """Learning rate over a phase: linear warm-up, then `cosine`, `linear` or `constant`.
+
+    Args:
+      section: `lr`, `warmup_frac` (share of the phase) and `decay`.
+      num_steps: steps of the phase.
+    """
+    warmup = round(section.warmup_frac * num_steps)
+    rest = max(num_steps - warmup, 1)
+    if section.decay == "cosine":
+        after = optax.cosine_decay_schedule(section.lr, rest)
+    elif section.decay == "linear":
+        after = optax.linear_schedule(section.lr, 0.0, rest)
+    elif section.decay == "constant":
+        after = optax.constant_schedule(section.lr)
+    else:
+        raise errors.InputError(
+            f"optim.decay = {section.decay!r}; allowed: cosine, linear, constant"
+        )
+    # The first step moves: warm-up starts at lr / warmup, not at 0.
+    up = optax.linear_schedule(section.lr / max(warmup, 1), section.lr, max(warmup, 1))
+    return optax.join_schedules([up, after], [warmup])
+
+
+def make(
+    section: ml_collections.ConfigDict, num_steps: int
+) -> optax.GradientTransformation:
+    """Build the optimiser of a phase.
+
+    `adamw` decays weights apart from the gradient, `adam` and `sgd` add the decay to the
+    gradient as PyTorch does. Only kernels decay: not biases, norms or positions.
+
+    Args:
+      section: `name`, `lr`, `weight_decay`, `b1` (momentum for sgd), `b2`, `clip` (global
+        norm, 0 is off), `warmup_frac`, `decay`.
+      num_steps: steps of the phase.
+
+    Raises:
+      InputError: an unknown name or decay.
+    """
+    if section.name not in DIRECTIONS:
+        raise errors.InputError(
+            f"optim.name = {section.name!r}; allowed: {', '.join(DIRECTIONS)}"
+        )
+    decay = optax.add_decayed_weights(
+        section.weight_decay,
+        mask=lambda params: {path: path.endswith("kernel") for path in params},
+    )
+    direction = DIRECTIONS[section.name](section)
+    order = [direction, decay] if section.name == "adamw" else [decay, direction]
+    clip = [optax.clip_by_global_norm(section.clip)] if section.clip > 0 else []
+    rate = schedule(section, num_steps)
+    return optax.chain(*clip, *order, optax.scale_by_learning_rate(rate))

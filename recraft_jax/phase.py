@@ -1,0 +1,55 @@
+"""A method is a list of phases: "train these leaves, on this loss, for so many steps".
+
+The loop in `train.py` knows nothing else about a method, so a new method adds a list and
+no branch.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+
+class Phase(NamedTuple):
+    """One stretch of training.
+
+    Attributes:
+      name: shown in logs, keys of `metrics.jsonl`.
+      loss_fn: `(params, stats, batch, key, step) -> (scalar, (stats, metrics))`, pure;
+        `step` counts from 0 within the phase, `metrics` is a dict of scalars.
+      trainable: regular expressions on parameter paths; all other leaves stay as they
+        are, bit for bit.
+      num_steps: optimiser steps.
+      optim: config section that `optim.make` reads.
+      stream: which batches it eats: `shuffled` or `balanced` (over pseudo-labels).
+      batch_size: samples of one step, over all devices.
+      select: keep the parameters with the best validation score rather than the last.
+    """
+
+    name: str
+    loss_fn: Callable[..., tuple[Any, tuple[dict, dict]]]
+    trainable: tuple[str, ...]
+    num_steps: int
+    optim: Any
+    stream: str
+    batch_size: int
+    select: bool = False
+
+
+def locate(phases: Sequence[Phase], step: int) -> tuple[int, int]:
+    """Find the phase of a global step and the step within it.
+
+    A step on the border belongs to the earlier phase, as finished: that is the state a
+    checkpoint written at the end of a phase holds.
+
+    Args:
+      phases: the phases of a run, in order.
+      step: optimiser steps done since the start of the run.
+
+    Returns:
+      Index into `phases` and the number of steps done within that phase.
+    """
+    start = 0
+    for index, phase in enumerate(phases):
+        if step <= start + phase.num_steps:
+            return index, step - start
+        start += phase.num_steps
+    raise ValueError(f"step {step} lies beyond the {start} steps of the run")

@@ -1,0 +1,147 @@
+"""Tables from `results.json`: one run's closing table, many runs as Markdown.
+
+python -m recraft_jax.report WORKDIR [WORKDIR ...]
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import rich.box
+import rich.console
+import rich.table
+
+from recraft_jax import errors
+
+
+def closing(results: Mapping[str, Any], workdir: pathlib.Path) -> None:
+    """Print the table a run ends with."""
+    r = results
+    table = rich.table.Table(
+        title=f"{r['task']}: test {r['metric']} on {r['data']['test']} samples, lower is "
+        f"better ({r['protocol']} protocol)",
+        title_justify="left",
+        box=rich.box.SIMPLE_HEAD,
+    )
+    table.add_column("predictor")
+    table.add_column(r["metric"], justify="right")
+    for name, value in sorted(r["baselines"].items(), key=lambda item: -item[1]):
+        table.add_row(name, f"{value:.4f}")
+    name = f"{r['method']}, {r['backbone']}"
+    table.add_row(f"{name} (last step)", f"{r['test']['last']:.4f}")
+    table.add_row(
+        f"{name} (best on validation)", f"{r['test']['best_val']:.4f}", style="bold"
+    )
+    console = rich.console.Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    align = r["align"]
+    if align["fa_before"] is not None:
+        console.print(
+            f"stage 1   FA {align['fa_before']:.3f} -> {align['fa_after']:.3f}   "
+            f"FLD {align['fld_before']:.3f} -> {align['fld_after']:.3f} nats"
+        )
+    seconds = "   ".join(
+        f"{name} {value:.1f}" for name, value in sorted(r["seconds"].items())
+    )
+    console.print(f"seconds   {seconds}")
+    console.print(f"results   {workdir / 'results.json'}")
+
+
+def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Tabulate runs: a row per setting, mean and standard deviation over its seeds.
+
+    Protocols, scales, backbones and tasks never share a row; a protocol never shares a
+    table with another.
+    """
+    lines = []
+    for protocol in sorted({r["protocol"] for r in runs}):
+        lines += [
+            f"Protocol `{protocol}`.",
+            "",
+            "| task | method | backbone | phi in stage 2 | seeds | test, best on val "
+            "| test, last | val | FA before -> after | FLD before -> after "
+            "| s stage 1 | s stage 2 | s total |",
+            "|" + "---|" * 13,
+        ]
+        groups: dict[tuple, list] = {}
+        for r in runs:
+            if r["protocol"] == protocol:
+                groups.setdefault(_setting(r), []).append(r)
+        for (task, method, backbone, phi, metric, *_), rows in sorted(groups.items()):
+            rows = sorted(rows, key=lambda r: r["seed"])
+            lines.append(
+                f"| {task} ({metric}) | {method} | {backbone} | {phi} "
+                f"| {', '.join(str(r['seed']) for r in rows)} "
+                f"| {_spread(rows, 'test', 'best_val')} | {_spread(rows, 'test', 'last')}"
+                f" | {_spread(rows, 'val', 'best')} | {_change(rows, 'fa')} "
+                f"| {_change(rows, 'fld')} | {_spread(rows, 'seconds', 'align', '.0f')} "
+                f"| {_spread(rows, 'seconds', 'fit', '.0f')} "
+                f"| {_spread(rows, 'seconds', 'total', '.0f')} |"
+            )
+        shared = [r["baselines"] for r in runs if r["protocol"] == protocol]
+        tasks = [r["task"] for r in runs if r["protocol"] == protocol]
+        for task in sorted(set(tasks)):
+            found = shared[tasks.index(task)]
+            names = ", ".join(f"{n} {v:.4f}" for n, v in sorted(found.items()))
+            lines.append(f"\n{task}, same split: {names}.")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def read(workdir: pathlib.Path) -> dict[str, Any]:
+    """Read a finished run, with `phi` (frozen or trained in stage 2) from its config.
+
+    Raises:
+      InputError: the run is not finished, or its files cannot be read.
+    """
+    try:
+        results = json.loads((workdir / "results.json").read_text())
+        config = json.loads((workdir / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise errors.InputError(f"{workdir} holds no finished run: {error}") from None
+    frozen = config["stage2"]["freeze_embedder"] and results["method"] not in (
+        "nft",
+        "scratch",
+    )
+    return results | {"phi": "frozen" if frozen else "trained"}
+
+
+def _setting(r) -> tuple:
+    names = ("task", "method", "backbone", "phi", "metric", "scale")
+    return tuple(r[name] for name in names)
+
+
+def _spread(rows, section, name, form=".4f") -> str:
+    values = [r[section][name] for r in rows]
+    mean = format(statistics.mean(values), form)
+    return mean + (f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else "")
+
+
+def _change(rows, name) -> str:
+    if any(r["align"][f"{name}_before"] is None for r in rows):
+        return "-"
+    return " -> ".join(
+        _spread(rows, "align", f"{name}_{when}", ".3f") for when in ("before", "after")
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the Markdown table of the given runs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recraft_jax.report", description="Tabulate finished runs."
+    )
+    parser.add_argument("workdir", nargs="+", type=pathlib.Path)
+    try:
+        print(markdown([read(path) for path in parser.parse_args(argv).workdir]))
+    except errors.InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

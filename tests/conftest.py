@@ -1,0 +1,98 @@
+"""Tests run on two virtual CPU devices, in float32, with no network."""
+
+import json
+import os
+
+# Subprocesses inherit these; this process has not imported JAX yet.
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_default_matmul_precision", "float32")
+jax.config.update("jax_debug_key_reuse", True)
+
+WORDS = (
+    "who what where when why how many is was the a of in city river man woman year "
+    "number name cost old first long high make mean does did play write war star"
+).split()
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory):
+    """A folder in Hugging Face's layout with a tiny BERT of random weights."""
+    folder = tmp_path_factory.mktemp("backbone")
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    config = {
+        "model_type": "bert",
+        "vocab_size": len(vocabulary),
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 64,
+        "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+        "hidden_act": "gelu",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    safetensors.numpy.save_file(bert_tensors(config), str(folder / "model.safetensors"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def source_table(tmp_path_factory):
+    """Labelled sentences that a bag of words can tell apart."""
+    rng = np.random.default_rng(0)
+    thirds = np.array_split(np.array(WORDS), 3)
+    lines = []
+    for index in range(150):
+        label = index % 3
+        words = rng.choice(thirds[label], 4).tolist() + rng.choice(WORDS, 1).tolist()
+        lines.append(f"class{label}\t{' '.join(words)}")
+    path = tmp_path_factory.mktemp("source") / "table.tsv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def bert_tensors(config, seed=0):
+    """Random checkpoint tensors under Hugging Face's names."""
+    rng = np.random.default_rng(seed)
+    d, hidden = config["hidden_size"], config["intermediate_size"]
+
+    def draw(*shape):
+        return rng.normal(0, 0.2, shape).astype(np.float32)
+
+    def linear(name, out, into):
+        return {f"{name}.weight": draw(out, into), f"{name}.bias": draw(out)}
+
+    def norm(name):
+        return {f"{name}.weight": 1 + draw(d), f"{name}.bias": draw(d)}
+
+    tensors = {
+        "embeddings.word_embeddings.weight": draw(config["vocab_size"], d),
+        "embeddings.position_embeddings.weight": draw(
+            config["max_position_embeddings"], d
+        ),
+        "embeddings.token_type_embeddings.weight": draw(config["type_vocab_size"], d),
+        **norm("embeddings.LayerNorm"),
+    }
+    for index in range(config["num_hidden_layers"]):
+        at = f"encoder.layer.{index}"
+        for part in ("query", "key", "value"):
+            tensors |= linear(f"{at}.attention.self.{part}", d, d)
+        tensors |= linear(f"{at}.attention.output.dense", d, d)
+        tensors |= norm(f"{at}.attention.output.LayerNorm")
+        tensors |= linear(f"{at}.intermediate.dense", hidden, d)
+        tensors |= linear(f"{at}.output.dense", d, hidden)
+        tensors |= norm(f"{at}.output.LayerNorm")
+    return tensors
