@@ -1,7 +1,7 @@
 """What all experiments share: the string argument, methods, scales and default values.
 
-`get_config(arg)` of an experiment file takes `TASK[,key=value...]`. Structural choices are
-keys there; every number is a field that `--config.section.name=value` overrides.
+`get_config(arg)` of an experiment file takes `TASK[,key=value...]`. Structural choices
+are keys there; every number is a field that `--config.section.name=value` overrides.
 """
 
 import difflib
@@ -79,6 +79,7 @@ def base(choice: dict) -> ml_collections.ConfigDict:
             "num_samples": 0,  # of generated tasks: training and validation
             "num_test": 0,
             "num_points": 0,
+            "noise": 0.0,
             "seed": 2022,
         }
     )

@@ -3,8 +3,9 @@
     python -m recraft_jax.main --config=configs/pde.py                       # darcy16
     python -m recraft_jax.main --config=configs/pde.py:advection,method=nft
 
-darcy16: permeability to pressure on 16 x 16, 1,000 training and 50 test fields that ship
-in a package. advection: a periodic 1-D field at t = 0 to the field at t = 2, exact.
+darcy16: permeability to pressure on 16 x 16, 1,000 training and 50 test fields that
+  ship in a package. advection: a periodic 1-D field at t = 0 to the field at t = 2,
+  exact.
 """
 
 import ml_collections

@@ -1,3 +1,3 @@
-"""Cross-modal adaptation of pretrained transformers in JAX: RECRAFT and its baselines."""
+"""RECRAFT in JAX: adapt pretrained transformers to new modalities."""
 
 __version__ = "0.1.0"

@@ -1,8 +1,8 @@
 """Trivial and linear baselines on the same split as the method.
 
-`mean`: the training mean (dense) or the majority class. `persistence`: the input itself,
-where input and target have one shape. `linear`: ridge or logistic regression on the
-flattened input, its strength chosen on the validation split.
+`mean`: the training mean (dense) or the majority class. `persistence`: the input
+itself, where input and target have one shape. `linear`: ridge or logistic regression on
+the flattened input, its strength chosen on the validation split.
 """
 
 from collections.abc import Callable

@@ -120,7 +120,7 @@ def restore_latest(
 
 @jax.jit
 def fingerprint(arrays: Any) -> jax.Array:
-    """Sum the bits of every array with a weight for each place; uint32, wraps around."""
+    """Sum the bits of every array, weighted by place; uint32, wraps around."""
     total = jnp.zeros((), jnp.uint32)
     for index, leaf in enumerate(jax.tree.leaves(arrays)):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

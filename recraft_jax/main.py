@@ -113,7 +113,7 @@ def start(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> str:
-    """Folder named after the run, with a hash of everything that decides its numbers."""
+    """Name a folder after the run and a hash of all that decides its numbers."""
     settings = json.loads(config.to_json_best_effort())
     text = json.dumps(_identity(settings), sort_keys=True)
     backbone = pathlib.PurePath(config.backbone).name
@@ -142,8 +142,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         config.fa.omega or config.fld.weight
     ):
         raise errors.InputError(
-            f"method {config.method} with fa.omega = 0 and fld.weight = 0 has no stage 1; "
-            "allowed: one above 0, or method nft"
+            f"method {config.method} with fa.omega = 0 and fld.weight = 0 has no stage "
+            "1; allowed: one above 0, or method nft"
         )
     for path in ("data.val_frac", "source.test_frac"):
         section, name = path.split(".")

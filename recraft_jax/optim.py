@@ -13,10 +13,11 @@ DIRECTIONS = {
 
 
 def schedule(section: ml_collections.ConfigDict, num_steps: int) -> optax.Schedule:
-    """Learning rate over a phase: linear warm-up, then `cosine`, `linear` or `constant`.
+    """Make the learning rate of a phase: linear warm-up, then the decay.
 
     Args:
-      section: `lr`, `warmup_frac` (share of the phase) and `decay`.
+      section: `lr`, `warmup_frac` (share of the phase) and `decay` (`cosine`,
+        `linear` or `constant`).
       num_steps: steps of the phase.
     """
     warmup = round(section.warmup_frac * num_steps)
@@ -41,11 +42,12 @@ def make(
 ) -> optax.GradientTransformation:
     """Build the optimiser of a phase.
 
-    `adamw` decays weights apart from the gradient, `adam` and `sgd` add the decay to the
-    gradient as PyTorch does. Only kernels decay: not biases, norms or positions.
+    `adamw` decays weights apart from the gradient, `adam` and `sgd` add the decay to
+    the gradient as PyTorch does. Only kernels decay: not biases, norms or positions.
 
     Args:
-      section: `name`, `lr`, `weight_decay`, `b1` (momentum for sgd), `b2`, `clip` (global
+      section: `name`, `lr`, `weight_decay`, `b1` (momentum for sgd), `b2`, `clip`
+        (global
         norm, 0 is off), `warmup_frac`, `decay`.
       num_steps: steps of the phase.
 

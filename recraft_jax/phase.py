@@ -1,7 +1,7 @@
 """A method is a list of phases: "train these leaves, on this loss, for so many steps".
 
-The loop in `train.py` knows nothing else about a method, so a new method adds a list and
-no branch.
+The loop in `train.py` knows nothing else about a method, so a new method adds a list
+and no branch.
 """
 
 from collections.abc import Callable, Sequence

@@ -22,8 +22,8 @@ def closing(results: Mapping[str, Any], workdir: pathlib.Path) -> None:
     """Print the table a run ends with."""
     r = results
     table = rich.table.Table(
-        title=f"{r['task']}: test {r['metric']} on {r['data']['test']} samples, lower is "
-        f"better ({r['protocol']} protocol)",
+        title=f"{r['task']}: test {r['metric']} on {r['data']['test']} samples, lower "
+        f"is better ({r['protocol']} protocol)",
         title_justify="left",
         box=rich.box.SIMPLE_HEAD,
     )
@@ -73,15 +73,22 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
                 groups.setdefault(_setting(r), []).append(r)
         for (task, method, backbone, phi, metric, *_), rows in sorted(groups.items()):
             rows = sorted(rows, key=lambda r: r["seed"])
-            lines.append(
-                f"| {task} ({metric}) | {method} | {backbone} | {phi} "
-                f"| {', '.join(str(r['seed']) for r in rows)} "
-                f"| {_spread(rows, 'test', 'best_val')} | {_spread(rows, 'test', 'last')}"
-                f" | {_spread(rows, 'val', 'best')} | {_change(rows, 'fa')} "
-                f"| {_change(rows, 'fld')} | {_spread(rows, 'seconds', 'align', '.0f')} "
-                f"| {_spread(rows, 'seconds', 'fit', '.0f')} "
-                f"| {_spread(rows, 'seconds', 'total', '.0f')} |"
+            cells = (
+                f"{task} ({metric})",
+                method,
+                backbone,
+                phi,
+                ", ".join(str(r["seed"]) for r in rows),
+                _spread(rows, "test", "best_val"),
+                _spread(rows, "test", "last"),
+                _spread(rows, "val", "best"),
+                _change(rows, "fa"),
+                _change(rows, "fld"),
+                _spread(rows, "seconds", "align", ".0f"),
+                _spread(rows, "seconds", "fit", ".0f"),
+                _spread(rows, "seconds", "total", ".0f"),
             )
+            lines.append(f"| {' | '.join(cells)} |")
         shared = [r["baselines"] for r in runs if r["protocol"] == protocol]
         tasks = [r["task"] for r in runs if r["protocol"] == protocol]
         for task in sorted(set(tasks)):

@@ -63,7 +63,7 @@ def make_train_step(
 
 
 def make_eval_step(fn: Callable[[dict, dict], dict], *, mesh: Mesh) -> Callable:
-    """Jit `fn(params, batch)`: replicated parameters, split batch, replicated result."""
+    """Jit `fn(params, batch)`: parameters replicated, batch split."""
     replicated = meshes.replicated(mesh)
     return jax.jit(
         fn,

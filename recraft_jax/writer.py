@@ -18,7 +18,6 @@ import rich.console
 import rich.progress
 from absl import logging
 
-
 _NOT_SHOWN = ("sinkhorn", "grad_norm")  # in metrics.jsonl only
 
 
@@ -62,7 +61,7 @@ class Writer:
             self._bar.stop()
 
     def rewind(self, step: int) -> None:
-        """Drop lines beyond a step, and a half-written last line: a run resumes there."""
+        """Drop lines beyond the step a run resumes at, and a half-written last one."""
         if not self._is_first or not self._path.exists():
             return
         kept = []

@@ -1,7 +1,7 @@
 """PDE solutions made here, for users without the published files.
 
-Only 1-D advection so far: its solution is a shift of the initial field, so it is exact at
-any resolution.
+Only 1-D advection so far: its solution is a shift of the initial field, so it is exact
+at any resolution.
 """
 
 import jax
@@ -19,10 +19,11 @@ def initial_fields(
 ) -> jax.Array:
     """Draw the initial condition that PDEBench's 1-D generators share.
 
-    Sums of four sines with wavenumbers `2 pi (j + 1) m_j / (L - dx)`, where `m_j` counts
-    how often two random picks fell on mode j; a mode nobody picked adds a constant. A
-    tenth of the samples is made positive, all get a random sign, and a tenth is cut to a
-    window of width 0.45 (data 2.1; PDEBench commit b5b646f, `utils.init_multi`).
+    Sums of four sines with wavenumbers `2 pi (j + 1) m_j / (L - dx)`, where `m_j`
+    counts how often two random picks fell on mode j; a mode nobody picked adds a
+    constant. A tenth of the samples is made positive, all get a random sign, and a
+    tenth is cut to a window of width 0.45 (data 2.1; PDEBench commit b5b646f,
+    `utils.init_multi`).
 
     Args:
       key: of `jax.random.PRNGKey`; the streams are those of
@@ -78,4 +79,37 @@ def advection(num: int, num_points: int, seed: int) -> dict[str, np.ndarray]:
     return {
         name: np.asarray(initial_fields(key, num, points, num_points))[..., None]
         for name, points in (("x", grid), ("y", origin))
+    }
+
+
+def waves(
+    num_train: int,
+    num_test: int,
+    num_points: int,
+    num_classes: int,
+    noise: float,
+    seed: int,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Make sines whose frequency is their class: a classification task for smoke runs.
+
+    Args:
+      num_train: training and validation samples.
+      num_test: test samples.
+      num_points: points n of each sample.
+      num_classes: class k has k + 1 periods; phases are random.
+      noise: standard deviation of white noise added.
+      seed: of everything drawn.
+
+    Returns:
+      `train` and `test`, each with `x` `[num n 1]` float32 and `y` `[num]` int32.
+    """
+    rng = np.random.default_rng(seed)
+    num = num_train + num_test
+    y = rng.integers(num_classes, size=num, dtype=np.int32)
+    angle = 2 * np.pi * (y[:, None] + 1) * np.arange(num_points) / num_points
+    x = np.sin(angle + 2 * np.pi * rng.random((num, 1)))
+    x = (x + noise * rng.standard_normal(x.shape)).astype(np.float32)[..., None]
+    return {
+        "train": {"x": x[:num_train], "y": y[:num_train]},
+        "test": {"x": x[num_train:], "y": y[num_train:]},
     }

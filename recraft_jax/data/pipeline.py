@@ -1,7 +1,7 @@
 """Batches from arrays in memory, as random-access Grain chains.
 
-A stream is a function of its seed and of the step alone: step i of a resumed run gets the
-batch that step i of an uninterrupted run got, with no iterator state to save.
+A stream is a function of its seed and of the step alone: step i of a resumed run gets
+the batch that step i of an uninterrupted run got, with no iterator state to save.
 """
 
 from collections.abc import Iterator, Mapping

@@ -88,8 +88,7 @@ def wasserstein1(
     # Distances do not see the origin; near it they lose fewer digits.
     center = jax.lax.stop_gradient((a @ x + b @ y) / 2)
     x, y = x - center, y - center
-    if epsilon is None:
-        epsilon = _default_epsilon(x, y, a, b)
+    epsilon = _default_epsilon(x, y, a, b) if epsilon is None else _positive(epsilon)
     return _divergence(
         x, y, a, b, epsilon, 1, (self_x, self_y), threshold, max_iterations
     )
@@ -135,7 +134,7 @@ def sinkhorn_divergence(
         y - mean_y,
         a,
         b,
-        epsilon,
+        _positive(epsilon),
         2,
         (self_x, self_y),
         threshold,
@@ -211,22 +210,7 @@ def transport_plan(
             "want [n m], [n], [m]"
         )
     cost, a, b = (jnp.asarray(v, jnp.float32) for v in (cost, a, b))
-    epsilon = _positive(epsilon)
-    finite = jnp.where(jnp.isposinf(cost), -jnp.inf, cost)
-    cost = jnp.where(jnp.isposinf(cost), jnp.max(finite) + 100 * epsilon, cost)
-    geom = geometry.Geometry(cost_matrix=cost, epsilon=epsilon)
-    f, g, error, iterations = _solve(geom, a, b, threshold, max_iterations)
-    f, g = jnp.where(a > 0, f, 0.0), jnp.where(b > 0, g, 0.0)
-    present = (a > 0)[:, None] & (b > 0)
-
-    def from_potentials(f, g):
-        exponent = jnp.where(present, f[:, None] + g - cost, -jnp.inf)
-        return jnp.exp(exponent / epsilon)
-
-    df, dg = _implicit_step(from_potentials(f, g), a, b, epsilon)
-    plan = from_potentials(f + df, g + dg)
-    plan = plan + jax.lax.stop_gradient(_round_to_marginals(plan, a, b) - plan)
-    return plan, _info([error], [iterations], error <= threshold, epsilon)
+    return _plan(cost, a, b, _positive(epsilon), threshold, max_iterations)
 
 
 def _inputs(x, y, weights_x, weights_y):
@@ -265,9 +249,10 @@ def _info(errors, iterations, converged, epsilon) -> dict[str, Array]:
     }
 
 
+# Jitted so that calls outside `jit` compile their loops once per shape.
+@functools.partial(jax.jit, static_argnames=("power", "max_iterations"))
 def _divergence(x, y, a, b, epsilon, power, selves, threshold, max_iterations):
     """Compute S_eps from its three terms; see the module docstring."""
-    epsilon = _positive(epsilon)
     value, diagnostics = _cross_ot(
         x, y, a, b, epsilon, power, threshold, max_iterations
     )
@@ -297,18 +282,19 @@ def _cross_ot(x, y, a, b, epsilon, power, threshold, max_iterations):
         cost = None
         geom = _BlockCloud(x, y, cost_fn=cost_fn, epsilon=epsilon)
     _, shifted, error, iterations = _solve(geom, a, b, threshold, max_iterations)
-    f = _softmin(shifted, x, y, cost, epsilon, cost_fn)
-    g = jnp.where(b > 0, shifted - _epsilon_log(b, epsilon), 0.0)
+    log_b = jnp.log(jnp.where(b > 0, b, 1.0))
+    g = jax.lax.stop_gradient(jnp.where(b > 0, shifted - epsilon * log_b, 0.0))
+    f = _softmin(g, b, x, y, cost, epsilon, cost_fn)
     return a @ f + b @ g, (error, iterations)
 
 
+@functools.partial(jax.jit, static_argnames=("power", "max_iterations"))
 def _self_ot(x, a, epsilon, power, threshold, max_iterations):
     """Compute OT_eps(x, x) by g <- (g + T g) / 2, its marginal error and iterations."""
     n = x.shape[0]
     cost_fn = _PairCost.for_clouds(power, x, x)
     cost = cost_fn.all_pairs(x, x) if n * n <= _DENSE_PAIRS else None
     fixed_x, fixed_a, fixed_cost = jax.lax.stop_gradient((x, a, cost))
-    log_a = _epsilon_log(fixed_a, epsilon)
 
     def proceed(state):
         _, error, step = state
@@ -316,14 +302,14 @@ def _self_ot(x, a, epsilon, power, threshold, max_iterations):
 
     def body(state):
         g, _, step = state
-        new = _softmin(g + log_a, fixed_x, fixed_x, fixed_cost, epsilon, cost_fn)
+        new = _softmin(g, fixed_a, fixed_x, fixed_x, fixed_cost, epsilon, cost_fn)
         # The row sums of the plan of (g, g) are a exp((g - T g) / epsilon).
         error = jnp.sum(fixed_a * jnp.abs(jnp.expm1((g - new) / epsilon)))
         return (g + new) / 2, error, step + 1
 
     start = jnp.zeros(n, jnp.float32), jnp.float32(jnp.inf), jnp.int32(0)
     g, error, iterations = jax.lax.while_loop(proceed, body, start)
-    f = _softmin(g + log_a, x, x, cost, epsilon, cost_fn)
+    f = _softmin(g, a, x, x, cost, epsilon, cost_fn)
     return a @ (f + g), (error, iterations)
 
 
@@ -371,30 +357,40 @@ def _solve(
 
 
 def _softmin(
-    shifted: Float[Array, " m"],
+    g: Float[Array, " m"],
+    b: Float[Array, " m"],
     x: Float[Array, "n d"],
     y: Float[Array, "m d"],
     cost: Float[Array, "n m"] | None,
     epsilon: Float[Array, ""],
     cost_fn: "_PairCost",
 ) -> Float[Array, " n"]:
-    """Compute (T g)_i for `shifted` = g + epsilon log b, by row blocks if no `cost`."""
+    """Compute T g of the module docstring, without `cost` by row blocks."""
 
-    def row(cost_row):
-        return -epsilon * jax.nn.logsumexp((shifted - cost_row) / epsilon, axis=-1)
+    def softmin(cost_rows):
+        gap = jnp.where(b > 0, g - cost_rows, -jnp.inf)
+        top = jax.lax.stop_gradient(jnp.max(gap, axis=-1, keepdims=True))
+        scaled = (gap - top) / epsilon
+        # For a large epsilon the sum is nearly 1: rounding it would cost epsilon * 1e-7.
+        below_one = jnp.expm1(scaled) @ b
+        is_near = below_one > -0.5
+        log_sum = jnp.where(
+            is_near,
+            jnp.log1p(jnp.where(is_near, below_one, 0.0)),
+            jnp.log(jnp.exp(scaled) @ b),
+        )
+        return -top[..., 0] - epsilon * log_sum
 
+    return _map_rows(softmin, x, y, cost, cost_fn)
+
+
+def _map_rows(fn, x, y, cost, cost_fn):
+    """Apply `fn` to the rows of the cost, kept or made block by block."""
     if cost is not None:
-        return row(cost)
-    block = max(1, _BLOCK_PAIRS // y.shape[0])
+        return fn(cost)
     # Checkpointed: the backward pass would otherwise keep every block.
-    point_fn = jax.checkpoint(lambda point: row(cost_fn.all_pairs(point[None], y)[0]))
-    return jax.lax.map(point_fn, x, batch_size=block)
-
-
-def _epsilon_log(weights, epsilon):
-    """Compute epsilon log(weights), -inf at zero, with finite gradients."""
-    safe = jnp.where(weights > 0, weights, 1.0)
-    return jnp.where(weights > 0, epsilon * jnp.log(safe), -jnp.inf)
+    point_fn = jax.checkpoint(lambda point: fn(cost_fn.all_pairs(point[None], y)[0]))
+    return jax.lax.map(point_fn, x, batch_size=max(1, _BLOCK_PAIRS // y.shape[0]))
 
 
 @jax.tree_util.register_pytree_node_class
@@ -453,13 +449,16 @@ class _BlockCloud(pointcloud.PointCloud):
         """Compute eps logsumexp((f - C) / eps) per column, or with g per row."""
         if vec is not None:
             raise ValueError("a weighted kernel is not supported")
-        if axis == 0:
-            out = -_softmin(f, self.y, self.x, None, eps, self.cost_fn)
-        else:
-            out = -_softmin(g, self.x, self.y, None, eps, self.cost_fn)
+        potential, x, y = (f, self.y, self.x) if axis == 0 else (g, self.x, self.y)
+
+        def lse(cost_rows):
+            return eps * jax.nn.logsumexp((potential - cost_rows) / eps, axis=-1)
+
+        out = _map_rows(lse, x, y, None, self.cost_fn)
         return out, jnp.ones_like(out)
 
 
+@jax.jit
 def _default_epsilon(x, y, a, b) -> Float[Array, ""]:
     """Compute the default epsilon; see `wasserstein1` for the edges."""
     x, y, a, b = jax.lax.stop_gradient((x, y, a, b))
@@ -490,6 +489,26 @@ def _some_points(x, a):
     order = jnp.argsort(a <= 0, stable=True)
     picks = jnp.arange(_MEDIAN_POINTS) * jnp.sum(a > 0) // _MEDIAN_POINTS
     return x[order[picks]], a[order[picks]]
+
+
+@functools.partial(jax.jit, static_argnames="max_iterations")
+def _plan(cost, a, b, epsilon, threshold, max_iterations):
+    """Solve, attach the implicit gradient, round; see `transport_plan`."""
+    finite = jnp.where(jnp.isposinf(cost), -jnp.inf, cost)
+    cost = jnp.where(jnp.isposinf(cost), jnp.max(finite) + 100 * epsilon, cost)
+    geom = geometry.Geometry(cost_matrix=cost, epsilon=epsilon)
+    f, g, error, iterations = _solve(geom, a, b, threshold, max_iterations)
+    f, g = jnp.where(a > 0, f, 0.0), jnp.where(b > 0, g, 0.0)
+    present = (a > 0)[:, None] & (b > 0)
+
+    def from_potentials(f, g):
+        exponent = jnp.where(present, f[:, None] + g - cost, -jnp.inf)
+        return jnp.exp(exponent / epsilon)
+
+    df, dg = _implicit_step(from_potentials(f, g), a, b, epsilon)
+    plan = from_potentials(f + df, g + dg)
+    plan = plan + jax.lax.stop_gradient(_round_to_marginals(plan, a, b) - plan)
+    return plan, _info([error], [iterations], error <= threshold, epsilon)
 
 
 def _implicit_step(plan, a, b, epsilon):

@@ -1,15 +1,16 @@
 """Stage 1 of RECRAFT: learn the embedder phi by feature alignment plus distortion.
 
-The bound (the paper's Theorem 7): target error <= source error + omega * W1 + FLD. Stage 1
-minimises the two terms that depend on phi, jointly:
+The bound (the paper's Theorem 7): target error <= source error + omega * W1 + FLD.
+Stage 1 minimises the two terms that depend on phi, jointly:
 
     loss = omega * FA + lambda * FLD
     FA   = W1(source features, target features), token means, debiased Sinkhorn (Eq. 5)
     FLD  = H(Z_t | Z_s) = H(Z_t) - I(Z_s; Z_t) of the joint of frozen source predictions
            and target (pseudo-)labels (Eq. 7 at the best global label map)
 
-Gradients pass through the frozen body and source head; only the embedder moves. `fa` and
-`fld` are the same phase with one weight set to zero, and then that term costs nothing.
+Gradients pass through the frozen body and source head; only the embedder moves. `fa`
+and `fld` are the same phase with one weight set to zero, and then that term costs
+nothing.
 """
 
 from collections.abc import Callable

@@ -1,12 +1,12 @@
 """Stage 0: the source side, from real text through the pretrained model itself.
 
 The source feature map theta is the backbone's own embedding layer; the source predictor
-p_s(z|u) is its frozen encoder with a linear head on top (methods 1.1, 2.2). The head is a
-multinomial logistic regression on frozen states, fitted to convergence, with the strength
-of its L2 penalty chosen on a part of the training text.
+p_s(z|u) is its frozen encoder with a linear head on top (methods 1.1, 2.2). The head is
+a multinomial logistic regression on frozen states, fitted to convergence, with the
+strength of its L2 penalty chosen on a part of the training text.
 
-FLD can only measure what this head knows: `information` is I(Z_s; true label) on held-out
-text, in nats, the same functional that stage 1 maximises for the target.
+FLD can only measure what this head knows: `information` is I(Z_s; true label) on
+held-out text, in nats, the same functional that stage 1 maximises for the target.
 """
 
 from collections.abc import Callable
@@ -123,7 +123,7 @@ def leaves(source: Source) -> dict[str, np.ndarray]:
 
 
 def _frozen_states(text, embed, encode, batch_size: int = 64):
-    """Pooled embeddings by sentence; hidden states, labels, sentence by labelled unit."""
+    """Return features by sentence; states, labels and sentence by labelled unit."""
 
     @jax.jit
     def run(ids, mask):

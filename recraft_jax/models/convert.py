@@ -1,7 +1,7 @@
 """Apply a table of names to the tensors of a PyTorch checkpoint, strictly.
 
-Every tensor is used or listed as ignored; every parameter is filled. Anything else is an
-error that names both lists: weights are never loaded by half.
+Every tensor is used or listed as ignored; every parameter is filled. Anything else is
+an error that names both lists: weights are never loaded by half.
 """
 
 import re
@@ -15,10 +15,11 @@ from recraft_jax import errors
 
 
 class Rule(NamedTuple):
-    """One line of a name table.
+    r"""One line of a name table.
 
     Attributes:
-      source: regular expression on the checkpoint's tensor name. A group `(\\d+)` is the
+      source: regular expression on the checkpoint's tensor name. A group `(\\d+)` is
+        the
         layer: those tensors are stacked along a new first axis in its order.
       target: parameter path, or None for a tensor that is left aside on purpose.
       transform: from the PyTorch layout to ours (`transpose` for Linear weights).

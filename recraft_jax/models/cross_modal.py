@@ -52,7 +52,8 @@ def make(
     *spatial, _ = x_shape
     if not 1 <= patch <= max(spatial):
         raise errors.InputError(
-            f"embedder.patch = {patch}; allowed: 1 to {max(spatial)} for input {x_shape}"
+            f"embedder.patch = {patch}; allowed: 1 to {max(spatial)} for input "
+            f"{tuple(x_shape)}"
         )
     tokens = 1
     for cells in embedders.grid(spatial, patch):
@@ -64,7 +65,8 @@ def make(
         )
     if y_shape is not None and tuple(y_shape[:-1]) != tuple(spatial):
         raise errors.InputError(
-            f"dense target {tuple(y_shape)} is not on the grid of input {tuple(x_shape)}"
+            f"dense target {tuple(y_shape)} is not on the grid of input "
+            f"{tuple(x_shape)}"
         )
     embedder = embedders.PatchEmbedder(patch, body.width, body.config["layer_norm_eps"])
     head = (

@@ -2,8 +2,8 @@
 
 The embedder is phi of the paper: what stage 1 learns. It cuts a 1-D or 2-D array into
 patches, maps each to a token, normalises, and adds positions. As in the released code
-(methods of record: RECRAFT's `newEmbedder`), the norm comes before the positions and both
-start from the backbone's own.
+(methods of record: RECRAFT's `newEmbedder`), the norm comes before the positions and
+both start from the backbone's own.
 """
 
 import math

@@ -1,0 +1,212 @@
+"""From a config to the parts of a run: data, model, source."""
+
+import io
+import json
+import pathlib
+import zipfile
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import logging
+
+from recraft_jax import assets, errors, metrics, writer
+from recraft_jax.data import darcy, generators, pseudo_labels, tasks, text
+from recraft_jax.losses import task as task_losses
+from recraft_jax.methods import source
+from recraft_jax.models import cross_modal, pretrained
+
+
+class Target(NamedTuple):
+    """The target side of a run.
+
+    Attributes:
+      task: arrays in their own units.
+      inputs: the same splits with `x` standardised by the training split.
+      labels: class or cluster of each sample `[n]`, by split.
+      num_classes: K_t of `labels`.
+      metric: of the task.
+      loss: `(pred, y) -> [b]` of the task.
+    """
+
+    task: tasks.Task
+    inputs: dict[str, dict[str, np.ndarray]]
+    labels: dict[str, np.ndarray]
+    num_classes: int
+    metric: metrics.Metric
+    loss: Any
+
+
+def target(config: ml_collections.ConfigDict) -> Target:
+    """Load the task, standardise its inputs and label its targets."""
+    task = load_task(config)
+    scale = tasks.fit_scale(task.splits["train"]["x"], config.data.scale_x)
+    inputs = {
+        split: dict(arrays) | {"x": scale.apply(arrays["x"])}
+        for split, arrays in task.splits.items()
+    }
+    targets = {split: arrays["y"] for split, arrays in task.splits.items()}
+    if task.kind == "classification":
+        labels = {split: y.astype(np.int32) for split, y in targets.items()}
+        num_classes, loss = task.num_classes, task_losses.cross_entropy
+    else:
+        num_classes, loss = config.fld.num_clusters, task_losses.relative_l2
+        labels = pseudo_labels.fit(targets, num_classes, config.data.split_seed)
+    metric = metrics.METRICS[task.metric]
+    return Target(task, inputs, labels, num_classes, metric, loss)
+
+
+def load_task(config: ml_collections.ConfigDict) -> tasks.Task:
+    """Read or make the arrays of the config's task and split them."""
+    data = config.data
+    kind, metric, num_classes = "dense", "nrmse", 0
+    if config.task == "darcy16":
+        folder = assets.fetch("darcy16", config.assets.cache)
+        arrays = darcy.load(folder / "darcy_train_16.pt", folder / "darcy_test_16.pt")
+    elif config.task == "advection":
+        made = generators.advection(
+            data.num_samples + data.num_test, data.num_points, data.seed
+        )
+        # As PDEBench's loaders do for single-file sets: the first samples are the test.
+        arrays = {
+            "test": {k: v[: data.num_test] for k, v in made.items()},
+            "train": {k: v[data.num_test :] for k, v in made.items()},
+        }
+    elif config.task == "waves":
+        kind, metric, num_classes = "classification", "error", 3
+        arrays = generators.waves(
+            data.num_samples,
+            data.num_test,
+            data.num_points,
+            num_classes,
+            data.noise,
+            data.seed,
+        )
+    else:
+        raise errors.InputError(
+            f"task {config.task!r}; allowed: darcy16, advection, waves"
+        )
+    return tasks.split_task(
+        config.task,
+        arrays,
+        kind=kind,
+        metric=metric,
+        protocol=config.protocol,
+        val_frac=data.val_frac,
+        split_seed=data.split_seed,
+        num_classes=num_classes,
+    )
+
+
+def body(config: ml_collections.ConfigDict) -> pretrained.Body:
+    """Load the backbone, with its own weights or, for `scratch`, random ones."""
+    key = jax.random.key(config.seed + 1) if is_random(config) else None
+    return pretrained.load(backbone_folder(config), random_key=key)
+
+
+def is_random(config: ml_collections.ConfigDict) -> bool:
+    """Whether the body starts from random weights: then there is no source model."""
+    return config.method == "scratch"
+
+
+def backbone_folder(config: ml_collections.ConfigDict) -> pathlib.Path:
+    """Folder with the backbone's weights and tokenizer."""
+    if "/" in config.backbone:
+        return pathlib.Path(config.backbone)
+    return assets.fetch(config.backbone, config.assets.cache)
+
+
+def model(
+    config: ml_collections.ConfigDict, task: tasks.Task, body: pretrained.Body
+) -> cross_modal.CrossModal:
+    """Join embedder, body and head; predictions are in the units of the targets."""
+    train = task.splits["train"]
+    is_dense = task.kind == "dense"
+    made = cross_modal.make(
+        body,
+        x_shape=train["x"].shape[1:],
+        y_shape=train["y"].shape[1:] if is_dense else None,
+        num_classes=task.num_classes,
+        patch=config.embedder.patch,
+    )
+    if not is_dense:
+        return made
+    scale = tasks.fit_scale(train["y"], config.data.scale_y)
+
+    def apply(params, x):
+        pred, out = made.apply(params, x)
+        return scale.invert(pred), out
+
+    return made._replace(apply=apply)
+
+
+def params(
+    config: ml_collections.ConfigDict,
+    model: cross_modal.CrossModal,
+    origin: source.Source | None,
+) -> dict[str, jax.Array]:
+    """Parameters at step 0; those of the source ride along, frozen."""
+    made = model.init(jax.random.key(config.seed))
+    if origin is None:
+        return made
+    return made | {path: jnp.asarray(x) for path, x in source.leaves(origin).items()}
+
+
+def origin(
+    config: ml_collections.ConfigDict, body: pretrained.Body, workdir: pathlib.Path
+) -> source.Source | None:
+    """Run stage 0, or read what an earlier process of this run stored."""
+    if is_random(config):
+        return None
+    path = workdir / "source.npz"
+    if path.exists():
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in ("features", "kernel", "bias")}
+                return source.Source(**arrays, report=json.loads(str(file["report"])))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            logging.warning("%s is damaged (%s); running stage 0 again", path, error)
+    found = source.prepare(
+        source_text(config),
+        lambda ids: body.embed(body.params, ids),
+        lambda tokens, mask: body.encode(body.params, tokens, mask),
+        num_features=config.source.num_features,
+        test_frac=config.source.test_frac,
+        seed=config.source.seed,
+    )
+    buffer = io.BytesIO()
+    np.savez(buffer, **found._replace(report=json.dumps(found.report))._asdict())
+    writer.write_atomically(path, buffer.getvalue())
+    return found
+
+
+def source_text(config: ml_collections.ConfigDict) -> text.Text:
+    """Read, subsample and tokenize the labelled source text."""
+    section = config.source
+    if section.name in ("trec6", "wnut16"):
+        folder = assets.fetch(section.name, config.assets.cache)
+        file = "question_labels.txt" if section.name == "trec6" else "ner.txt"
+        path = folder / file
+    elif section.path:
+        path = pathlib.Path(section.path)
+    else:
+        raise errors.InputError(f"source.name = {section.name!r} needs source.path")
+    readers = {
+        "trec6": (text.read_trec, text.encode_sentences),
+        "table": (text.read_table, text.encode_sentences),
+        "wnut16": (text.read_conll, text.encode_words),
+        "conll": (text.read_conll, text.encode_words),
+    }
+    if section.name not in readers:
+        raise errors.InputError(
+            f"source.name = {section.name!r}; allowed: {', '.join(readers)}"
+        )
+    read, encode = readers[section.name]
+    units, labels = read(path)
+    if 0 < section.num_sentences < len(units):
+        order = np.random.default_rng(section.seed).permutation(len(units))
+        chosen = np.sort(order[: section.num_sentences])
+        units, labels = [units[i] for i in chosen], [labels[i] for i in chosen]
+    return encode(backbone_folder(config), units, labels, section.max_length)
