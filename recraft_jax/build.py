@@ -148,7 +148,8 @@ def params(
     origin: source.Source | None,
 ) -> dict[str, jax.Array]:
     """Parameters at step 0; those of the source ride along, frozen."""
-    made = model.init(jax.random.key(config.seed))
+    # One compilation instead of one for each draw.
+    made = jax.jit(model.init)(jax.random.key(config.seed))
     if origin is None:
         return made
     return made | {path: jnp.asarray(x) for path, x in source.leaves(origin).items()}

@@ -45,7 +45,7 @@ def make_train_step(
             train
         )
         updates, opt_state = tx.update(grads, state.opt_state, train)
-        metrics = metrics | {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        metrics = metrics | {"loss": loss, "grad_norm": optax.tree.norm(grads)}
         return state.replace(
             step=state.step + 1,
             params={**frozen, **optax.apply_updates(train, updates)},

@@ -284,6 +284,7 @@ def _cross_ot(x, y, a, b, epsilon, power, threshold, max_iterations):
     _, shifted, error, iterations = _solve(geom, a, b, threshold, max_iterations)
     log_b = jnp.log(jnp.where(b > 0, b, 1.0))
     g = jax.lax.stop_gradient(jnp.where(b > 0, shifted - epsilon * log_b, 0.0))
+    g = jax.lax.stop_gradient(g - b @ g)  # a constant of order epsilon is left in it
     f = _softmin(g, b, x, y, cost, epsilon, cost_fn)
     return a @ f + b @ g, (error, iterations)
 
@@ -371,7 +372,7 @@ def _softmin(
         gap = jnp.where(b > 0, g - cost_rows, -jnp.inf)
         top = jax.lax.stop_gradient(jnp.max(gap, axis=-1, keepdims=True))
         scaled = (gap - top) / epsilon
-        # For a large epsilon the sum is nearly 1: rounding it would cost epsilon * 1e-7.
+        # For large epsilon the sum is nearly 1, and its rounding matters.
         below_one = jnp.expm1(scaled) @ b
         is_near = below_one > -0.5
         log_sum = jnp.where(

@@ -1,0 +1,177 @@
+"""One optimiser step on the real model of every method, at the size of a toy."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from recraft_jax import mesh as meshes
+from recraft_jax import optim, steps, tree
+from recraft_jax import state as states
+from recraft_jax.losses import task as task_losses
+from recraft_jax.methods import fit, recraft
+from recraft_jax.models import cross_modal, pretrained
+
+NUM_CLASSES = 3
+
+
+@pytest.fixture(scope="module")
+def parts(backbone):
+    """Model, parameters with a source, and one batch of both streams."""
+    body = pretrained.load(backbone)
+    model = cross_modal.make(
+        body, x_shape=(16, 1), y_shape=(16, 1), num_classes=0, patch=4
+    )
+    params = model.init(jax.random.key(0))
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    params |= {
+        "source/features": draw(20, body.width),
+        "source/head/kernel": draw(body.width, 4),
+        "source/head/bias": draw(4),
+    }
+    batch = {
+        "x": np.asarray(draw(12, 16, 1)),
+        "y": np.asarray(draw(12, 16, 1)),
+        "label": np.repeat(np.arange(NUM_CLASSES, dtype=np.int32), 4),
+        "weight": np.full(12, 1 / 12, np.float32),
+    }
+    return model, params, batch
+
+
+def config(**changes):
+    made = ml_collections.ConfigDict(
+        {
+            "fa": {"omega": 0.4, "num_source": 16},
+            "fld": {"weight": 1.0, "kind": "mi"},
+            "stage1": {"num_steps": 50, "batch_size": 12},
+            "stage2": {"freeze_embedder": False, "batch_size": 12},
+        }
+    )
+    section = {
+        "name": "adamw",
+        "lr": 3e-3,
+        "weight_decay": 1e-2,
+        "b1": 0.9,
+        "b2": 0.98,
+        "clip": 1.0,
+        "warmup_frac": 0.0,
+        "decay": "constant",
+    }
+    made.stage1.optim = made.stage2.optim = ml_collections.ConfigDict(section)
+    made.update_from_flattened_dict(changes)
+    return made
+
+
+def align(model, **changes):
+    return recraft.align_phase(config(**changes), model.apply, num_classes=NUM_CLASSES)
+
+
+def fitting(model, freeze_embedder=False):
+    return fit.fit_phase(
+        config(),
+        model.apply,
+        task_losses.relative_l2,
+        num_steps=50,
+        freeze_embedder=freeze_embedder,
+    )
+
+
+def run(phase, params, batch, num):
+    mesh = meshes.make()
+    tx = optim.make(phase.optim, phase.num_steps)
+    state = states.start_phase(params, {}, tx, phase.trainable, step=0, seed=0)
+    # The step donates its state, and tests go on using the parameters.
+    state = jax.tree.map(jnp.copy, jax.device_put(state, meshes.replicated(mesh)))
+    step = steps.make_train_step(phase, tx, start=0, mesh=mesh)
+    losses = []
+    for _ in range(num):
+        state, measured = step(state, meshes.put(mesh, batch))
+        losses.append(float(measured["loss"]))
+    return state, losses, measured
+
+
+PHASES = {
+    "recraft": lambda m: align(m),
+    "fa": lambda m: align(m, **{"fld.weight": 0.0}),
+    "fld": lambda m: align(m, **{"fa.omega": 0.0}),
+    "fit": lambda m: fitting(m),
+    "fit, frozen": lambda m: fitting(m, freeze_embedder=True),
+}
+
+
+@pytest.mark.parametrize("name", PHASES)
+def test_loss_falls_and_frozen_leaves_stay_bit_for_bit(parts, name):
+    model, params, batch = parts
+    phase = PHASES[name](model)
+    before = jax.device_get(params)
+    state, losses, _ = run(phase, params, batch, 20)
+    after = jax.device_get(state.params)
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    trained, frozen = tree.split(before, phase.trainable)
+    for path in frozen:
+        np.testing.assert_array_equal(after[path], before[path], err_msg=path)
+    moved = [p for p in trained if not np.array_equal(after[p], before[p])]
+    assert moved == list(trained)
+
+
+def test_stage_one_trains_the_embedder_alone(parts):
+    model, params, _ = parts
+    trained, frozen = tree.split(params, align(model).trainable)
+    assert {path.split("/")[0] for path in trained} == {"embedder"}
+    assert {path.split("/")[0] for path in frozen} == {"body", "head", "source"}
+
+
+def test_frozen_embedder_leaves_only_body_and_head(parts):
+    model, params, _ = parts
+    trained, _ = tree.split(params, fitting(model, freeze_embedder=True).trainable)
+    assert {path.split("/")[0] for path in trained} == {"body", "head"}
+
+
+def test_loss_of_stage_one_is_the_weighted_sum_of_its_terms(parts):
+    model, params, batch = parts
+    _, _, measured = run(
+        align(model, **{"fa.omega": 0.7, "fld.weight": 2.0}), params, batch, 1
+    )
+    np.testing.assert_allclose(
+        measured["loss"], 0.7 * measured["fa"] + 2.0 * measured["fld"], rtol=1e-6
+    )
+
+
+def test_fld_of_stage_one_is_the_conditional_entropy_of_its_batch(parts):
+    model, params, batch = parts
+    _, _, measured = run(align(model), params, batch, 1)
+    _, out = model.apply(params, batch["x"])
+    pooled = np.asarray(out["hidden"]).mean(1)
+    logits = pooled @ params["source/head/kernel"] + params["source/head/bias"]
+    probs = np.asarray(jax.nn.softmax(logits))
+    joint = np.stack([probs[batch["label"] == k].sum(0) / 12 for k in range(3)], axis=1)
+    conditional = joint / joint.sum(1, keepdims=True)
+    np.testing.assert_allclose(
+        measured["fld"], -(joint * np.log(conditional)).sum(), rtol=1e-4
+    )
+
+
+def test_optimiser_state_holds_trained_leaves_only(parts):
+    model, params, _ = parts
+    phase = align(model)
+    tx = optim.make(phase.optim, phase.num_steps)
+    state = states.start_phase(params, {}, tx, phase.trainable, step=0, seed=0)
+    trained, _ = tree.split(params, phase.trainable)
+    moments = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state))
+    assert moments < 2 * tree.count(trained) + 10
+
+
+def test_two_devices_give_the_step_of_one(parts):
+    model, params, batch = parts
+    phase = fitting(model)
+    _, two, _ = run(phase, params, batch, 3)
+
+    def loss(p):
+        return phase.loss_fn(p, {}, batch, None, 0)[0]
+
+    np.testing.assert_allclose(two[0], loss(params), rtol=1e-5)
