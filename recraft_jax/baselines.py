@@ -69,6 +69,7 @@ def _ridge(task: tasks.Task, score: Callable[[np.ndarray, str], float]) -> np.nd
 
 def _logistic(task: tasks.Task, score) -> np.ndarray:
     flat = {s: a["x"].reshape(len(a["x"]), -1) for s, a in task.splits.items()}
+    flat = {s: x.astype(np.float64) for s, x in flat.items()}  # constants: std is 0
     mean, std = flat["train"].mean(0), flat["train"].std(0)
     flat = {s: (x - mean) / np.where(std > 0, std, 1) for s, x in flat.items()}
 

@@ -148,8 +148,7 @@ def params(
     origin: source.Source | None,
 ) -> dict[str, jax.Array]:
     """Parameters at step 0; those of the source ride along, frozen."""
-    # One compilation instead of one for each draw.
-    made = jax.jit(model.init)(jax.random.key(config.seed))
+    made = model.init(jax.random.key(config.seed))
     if origin is None:
         return made
     return made | {path: jnp.asarray(x) for path, x in source.leaves(origin).items()}
@@ -171,8 +170,9 @@ def origin(
             logging.warning("%s is damaged (%s); running stage 0 again", path, error)
     found = source.prepare(
         source_text(config),
-        lambda ids: body.embed(body.params, ids),
-        lambda tokens, mask: body.encode(body.params, tokens, mask),
+        body.params,
+        body.embed,
+        body.encode,
         num_features=config.source.num_features,
         test_frac=config.source.test_frac,
         seed=config.source.seed,

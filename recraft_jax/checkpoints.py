@@ -4,9 +4,11 @@ Every checkpoint carries a fingerprint of its arrays, so that damage is seen eve
 the file format does not notice it.
 """
 
+import contextlib
+import copy
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -29,18 +31,32 @@ _DISK_MESSAGES = (
 )
 
 
-def open_dir(directory: pathlib.Path) -> ocp.training.Checkpointer:
+@contextlib.contextmanager
+def open_dir(directory: pathlib.Path) -> Iterator[ocp.training.Checkpointer]:
     """Open a folder of checkpoints, of which the newest `KEEP` stay.
 
-    Use it as a context manager: leaving it waits for the save under way.
+    Leaving waits for the save under way, also when the run is failing.
+
+    Raises:
+      InputError: on leaving, that save could not be written.
     """
-    policies = ocp.training.preservation_policies
-    return ocp.training.Checkpointer(
+    policies = ocp.training
+    checkpointer = ocp.training.Checkpointer(
         directory.absolute(),
-        save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-        preservation_policy=policies.LatestN(KEEP),
+        save_decision_policy=policies.save_decision_policies.FixedIntervalPolicy(1),
+        preservation_policy=policies.preservation_policies.LatestN(KEEP),
         cleanup_tmp_directories=True,
     )
+    try:
+        yield checkpointer
+    except BaseException:
+        with contextlib.suppress(Exception):  # the first error is the one to show
+            checkpointer.close()
+        raise
+    try:
+        checkpointer.close()
+    except (OSError, ValueError) as error:
+        raise _unwritable(checkpointer, "the last save", error) from error
 
 
 def save(
@@ -60,25 +76,17 @@ def save(
     Raises:
       InputError: this save, or the one before it, could not be written.
     """
-    metadata = {"fingerprint": int(fingerprint(arrays)), "record": record}
+    # A copy: metadata is written in the background, while the caller goes on.
+    metadata = {
+        "fingerprint": int(fingerprint(arrays)),
+        "record": copy.deepcopy(record),
+    }
     try:
         checkpointer.save_checkpointables_async(
             step, arrays, custom_metadata=metadata, overwrite=True
         )
     except (OSError, ValueError) as error:
         raise _unwritable(checkpointer, f"step {step}", error) from error
-
-
-def wait(checkpointer: ocp.training.Checkpointer) -> None:
-    """Wait for the save under way.
-
-    Raises:
-      InputError: it could not be written.
-    """
-    try:
-        checkpointer.close()
-    except (OSError, ValueError) as error:
-        raise _unwritable(checkpointer, "the last step", error) from error
 
 
 def restore_latest(

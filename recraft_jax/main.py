@@ -13,7 +13,6 @@ import fcntl
 import hashlib
 import importlib.util
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ _NOT_IDENTITY = ("assets", "log")
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
-    writer.quiet_libraries()
+    writer.set_up_logging()
     try:
         if {"-h", "--help", "-help"} & set(argv[1:]):
             print(__doc__)
@@ -52,6 +51,7 @@ def main(argv: Sequence[str]) -> int:
 _ENVIRONMENT = (
     errno.EACCES,
     errno.EDQUOT,
+    errno.EEXIST,
     errno.EFBIG,
     errno.EISDIR,
     errno.ENOSPC,
@@ -263,7 +263,4 @@ def _fail(message: str, code: int) -> int:
 
 
 if __name__ == "__main__":
-    code = main(sys.argv)
-    # Skip interpreter teardown: after a failed save Orbax's threads may never join.
-    sys.stdout.flush()
-    os._exit(code)
+    sys.exit(main(sys.argv))

@@ -31,7 +31,7 @@ def closing(results: Mapping[str, Any], workdir: pathlib.Path) -> None:
     table.add_column(r["metric"], justify="right")
     for name, value in sorted(r["baselines"].items(), key=lambda item: -item[1]):
         table.add_row(name, f"{value:.4f}")
-    name = f"{r['method']}, {r['backbone']}"
+    name = f"{r['method']}, {pathlib.PurePath(r['backbone']).name}"
     table.add_row(f"{name} (last step)", f"{r['test']['last']:.4f}")
     table.add_row(
         f"{name} (best on validation)", f"{r['test']['best_val']:.4f}", style="bold"

@@ -150,27 +150,27 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
 
     # ---------------------------------------------------------------- start or resume
     # 1. the newest whole checkpoint here, 2. the pretrained body and new parts.
-    checkpointer = checkpoints.open_dir(workdir / "checkpoints")
-    log = writer.Writer(workdir, starts[-1])
-    describe(log, config, target, origin, params, phases)
-    restored = checkpoints.restore_latest(checkpointer, abstract)
-    if restored is None:
-        step, first, best = 0, 0, {}
-        state = None
-        params = jax.device_put(params, replicated)
-        record = {"align": {}, "best": None}
-    else:
-        step, arrays, record = restored
-        state, best = arrays["state"], arrays.get("best", {})
-        first, _ = phases_lib.locate(phases, step)
-        time.resume(record["seconds"])
-        log.text(f"resuming {phases[first].name} at step {step} of {starts[-1]}")
-    log.rewind(step)
-    if "before" not in record["align"]:
-        record["align"]["before"] = alignment(params)
+    with (
+        checkpoints.open_dir(workdir / "checkpoints") as checkpointer,
+        writer.Writer(workdir, starts[-1]) as log,
+    ):
+        describe(log, config, target, origin, params, phases)
+        restored = checkpoints.restore_latest(checkpointer, abstract)
+        if restored is None:
+            step, first, state, best = 0, 0, None, {}
+            params = jax.device_put(params, replicated)
+            record = {"align": {}, "best": None}
+        else:
+            step, arrays, record = restored
+            state, best = arrays["state"], arrays.get("best", {})
+            first, _ = phases_lib.locate(phases, step)
+            time.resume(record["seconds"])
+            log.text(f"resuming {phases[first].name} at step {step} of {starts[-1]}")
+        log.rewind(step)
+        if "before" not in record["align"]:
+            record["align"]["before"] = alignment(params)
 
-    # --------------------------------------------------------------------------- loop
-    with checkpointer, log:
+        # ----------------------------------------------------------------------- loop
         for index, phase in enumerate(phases[first:], start=first):
             start, end = starts[index], starts[index + 1]
             if state is None:
@@ -214,9 +214,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
             last, state = state.params, None
             params = {**last, **best}
 
-        # ----------------------------------------------------------------- results
-        test = {"best_val": score(params, "test"), "last": score(last, "test")}
-        checkpoints.wait(checkpointer)
+    # ------------------------------------------------------------------------ results
+    test = {"best_val": score(params, "test"), "last": score(last, "test")}
     before = record["align"]["before"]
     after = record["align"].get("after", before)
     fitted, _ = tree.split(last, phases[-1].trainable)

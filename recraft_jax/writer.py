@@ -6,6 +6,7 @@ console shows the same numbers.
 
 import contextlib
 import json
+import logging
 import os
 import pathlib
 import tempfile
@@ -16,7 +17,6 @@ from typing import Any
 import jax
 import rich.console
 import rich.progress
-from absl import logging
 
 _NOT_SHOWN = ("sinkhorn", "grad_norm")  # in metrics.jsonl only
 
@@ -132,17 +132,24 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
-def quiet_libraries() -> None:
-    """Keep warnings of Orbax and friends below ours: they log every save at INFO."""
-    logging.set_verbosity(logging.WARNING)
-    logging.use_absl_handler()
-    handler = logging.get_absl_handler()
-    handler.setFormatter(_OneLine())
+def set_up_logging() -> None:
+    """Show warnings as `warning: text` on stderr, ours and those of other libraries.
+
+    Orbax is left out: it logs each failed save several times over, and the failure
+    itself reaches us as an exception.
+    """
+    root = logging.getLogger()
+    if not any(isinstance(handler, _OneLineHandler) for handler in root.handlers):
+        root.addHandler(_OneLineHandler())
 
 
-class _OneLine(logging.PythonFormatter):
-    """`warning: text` in place of absl's prefix with file and thread."""
+class _OneLineHandler(logging.StreamHandler):
+    def __init__(self):
+        super().__init__()
+        self.setLevel(logging.WARNING)
+
+    def filter(self, record):
+        return "orbax" not in record.pathname
 
     def format(self, record):
-        """Format one record."""
         return f"{record.levelname.lower()}: {record.getMessage()}"

@@ -116,3 +116,11 @@ def test_fingerprint_sees_a_change_of(change):
 def test_fingerprint_is_the_same_for_the_same_values():
     x = jnp.arange(5.0)
     assert checkpoints.fingerprint({"a": x}) == checkpoints.fingerprint({"a": x + 0})
+
+
+def test_record_is_the_one_of_its_save_though_the_caller_changes_it(tmp_path):
+    record = {"best": {"value": 1.0}}
+    with checkpoints.open_dir(tmp_path / "c") as opened:
+        checkpoints.save(opened, 1, tree_of(1.0), record)
+        record["best"]["value"] = 0.5
+    assert restore(tmp_path / "c")[2] == {"best": {"value": 1.0}}

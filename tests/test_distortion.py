@@ -87,7 +87,7 @@ def test_joint_axes_and_weights():
     uniform = distortion.joint(probs, targets)
     np.testing.assert_allclose(uniform.sum(0), [1 / 3, 2 / 3], rtol=1e-6)
     for bad in ((probs[:2], targets, None), (probs, targets, jnp.ones(2))):
-        with pytest.raises(ValueError, match="3"):
+        with pytest.raises((ValueError, TypeError)):  # TypeError: from jaxtyping
             distortion.joint(*bad)
 
 

@@ -14,6 +14,7 @@ from scipy import optimize, spatial, stats
 from recraft_jax.losses import ot
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+SHAPE_ERRORS = ValueError, TypeError  # the second from jaxtyping, when it checks
 WANT = json.loads((GOLDEN / "losses.json").read_text())
 
 
@@ -323,13 +324,13 @@ class TestForms:
             with pytest.raises(ValueError, match="epsilon"):
                 ot.wasserstein1(x, y, **arguments)
         for bad in (y[:, :1], y[:0], y[0]):
-            with pytest.raises(ValueError, match="n d"):
+            with pytest.raises(SHAPE_ERRORS):
                 ot.wasserstein1(x, bad)
-        with pytest.raises(ValueError, match="weights"):
+        with pytest.raises(SHAPE_ERRORS):
             ot.wasserstein1(x, y, weights_x=jnp.ones(45))
         with pytest.raises(ValueError, match="power"):
             ot.self_term(x, epsilon=1.0, power=3)
-        with pytest.raises(ValueError, match="cost"):
+        with pytest.raises(SHAPE_ERRORS):
             ot.transport_plan(jnp.ones((2, 3)), jnp.ones(3), jnp.ones(2), epsilon=1.0)
 
     def test_blocks_and_products(self, monkeypatch):

@@ -100,6 +100,8 @@ def split_task(
       InputError: an empty split, unequal lengths, or values that are not finite.
     """
     train, test = arrays["train"], arrays["test"]
+    for split in ("train", "test"):  # as given, so that samples keep their numbers
+        _check(name, split, arrays[split])
     if protocol == "official":
         splits = {"train": train, "val": test, "test": test}
     elif protocol == "corrected":

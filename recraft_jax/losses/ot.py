@@ -40,6 +40,18 @@ _MOMENTUM = 1.5  # over-relaxation of the potentials, between 1 (none) and 2
 _RELATIVE_EPSILON = 0.005  # default epsilon over the median cost
 
 
+def _in_float32(fn):
+    """Keep the matrix products of `fn` in float32 on accelerators that would not."""
+
+    @functools.wraps(fn)
+    def wrapped(*args, **kwargs):
+        with jax.default_matmul_precision("float32"):
+            return fn(*args, **kwargs)
+
+    return wrapped
+
+
+@_in_float32
 def wasserstein1(
     x: Float[Array, "n d"],
     y: Float[Array, "m d"],
@@ -94,6 +106,7 @@ def wasserstein1(
     )
 
 
+@_in_float32
 def sinkhorn_divergence(
     x: Float[Array, "n d"],
     y: Float[Array, "m d"],
@@ -143,6 +156,7 @@ def sinkhorn_divergence(
     return value + jnp.sum((mean_x - mean_y) ** 2) / 2, info
 
 
+@_in_float32
 def self_term(
     x: Float[Array, "n d"],
     *,
@@ -176,6 +190,7 @@ def self_term(
     return value, _info([error], [iterations], error <= threshold, epsilon)
 
 
+@_in_float32
 def transport_plan(
     cost: Float[Array, "n m"],
     a: Float[Array, " n"],
@@ -318,7 +333,7 @@ def _solve(
     geom: geometry.Geometry,
     a: Float[Array, " n"],
     b: Float[Array, " m"],
-    threshold: float,
+    threshold: ArrayLike,
     max_iterations: int,
 ) -> tuple[Float[Array, " n"], Float[Array, " m"], Float[Array, ""], Int[Array, ""]]:
     """Run log-domain Sinkhorn; no gradient flows through.
@@ -420,7 +435,7 @@ class _PairCost(costs.CostFn):
             square = jnp.sum((x[:, None] - y) ** 2, axis=-1)
         else:
             norms = jnp.sum(x**2, axis=-1)[:, None] + jnp.sum(y**2, axis=-1)
-            square = norms - 2 * jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
+            square = norms - 2 * x @ y.T
             # `not <` keeps a NaN.
             square = jnp.where(square < _ROUND_OFF * norms, 0.0, square)
         if self.power == 2:

@@ -43,8 +43,9 @@ class Source(NamedTuple):
 
 def prepare(
     text: Any,
-    embed: Callable[[jax.Array], jax.Array],
-    encode: Callable[[jax.Array, jax.Array], jax.Array],
+    params: dict[str, np.ndarray],
+    embed: Callable[..., jax.Array],
+    encode: Callable[..., jax.Array],
     *,
     num_features: int,
     test_frac: float,
@@ -55,8 +56,9 @@ def prepare(
     Args:
       text: `data.text.Text`: `ids` `[n l]`, `mask` `[n l]`, `labels` `[n]` (level
         `sentence`) or `[n l]` with -1 where there is none (level `token`), `names`.
-      embed: ids `[b l]` to tokens `[b l d]`.
-      encode: tokens and mask to hidden states `[b l d]`.
+      params: of the pretrained body.
+      embed: `(params, ids [b l])` to tokens `[b l d]`.
+      encode: `(params, tokens, mask [b l])` to hidden states `[b l d]`.
       num_features: most sentences whose features are kept for FA.
       test_frac: share of sentences held out for the report.
       seed: of the split and of the choice of features.
@@ -65,7 +67,7 @@ def prepare(
       InputError: fewer than two classes, or too few sentences to hold any out.
     """
     rng = np.random.default_rng(seed)
-    pooled, states, labels, sentence = _frozen_states(text, embed, encode)
+    pooled, states, labels, sentence = _frozen_states(text, params, embed, encode)
     if text.level == "token":
         keep = _subsample_outside(labels, text.names, rng)
         states, labels, sentence = states[keep], labels[keep], sentence[keep]
@@ -122,16 +124,17 @@ def leaves(source: Source) -> dict[str, np.ndarray]:
     }
 
 
-def _frozen_states(text, embed, encode, batch_size: int = 64):
+def _frozen_states(text, params, embed, encode, batch_size: int = 64):
     """Return features by sentence; states, labels and sentence by labelled unit."""
 
     @jax.jit
-    def run(ids, mask):
-        tokens = embed(ids)
-        hidden = encode(tokens, mask)
+    def run(params, ids, mask):
+        tokens = embed(params, ids)
+        hidden = encode(params, tokens, mask)
         weight = mask[..., None] / mask.sum(1)[:, None, None]
         return (tokens * weight).sum(1), (hidden * weight).sum(1), hidden
 
+    params = jax.device_put(params)
     lengths = text.mask.sum(1)
     order = np.argsort(lengths, kind="stable")
     pooled = states = None
@@ -144,7 +147,7 @@ def _frozen_states(text, embed, encode, batch_size: int = 64):
         ids = np.pad(text.ids[rows, :width], ((0, fill), (0, 0)))
         mask = np.pad(text.mask[rows, :width], ((0, fill), (0, 0)))
         mask[len(rows) :, 0] = True  # a filled row must not divide by zero
-        u, mean, hidden = jax.device_get(run(ids, mask))
+        u, mean, hidden = jax.device_get(run(params, ids, mask))
         if pooled is None:
             pooled = np.zeros((len(order), u.shape[1]), np.float32)
             states = np.zeros_like(pooled)

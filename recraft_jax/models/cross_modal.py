@@ -81,14 +81,18 @@ def make(
         pred = _apply(head, tree.under(params, "head"), hidden)
         return pred.astype(jnp.float32), {"tokens": tokens, "hidden": hidden}
 
-    def init(key):
+    @jax.jit
+    def draw(key):
         embed_key, head_key = jax.random.split(key)
         x = jnp.zeros((1, *x_shape))
         hidden = jnp.zeros((1, tokens, body.width))
-        params = {
+        return {
             **tree.prefixed(_init(embedder, embed_key, x), "embedder"),
             **tree.prefixed(_init(head, head_key, hidden), "head"),
         }
+
+    def init(key):
+        params = draw(key)
         native = tree.under(body.params, "embeddings")
         params["embedder/norm/scale"] = jnp.asarray(native["norm/scale"])
         params["embedder/norm/bias"] = jnp.asarray(native["norm/bias"])

@@ -1,0 +1,194 @@
+"""Who may import whom: modules by layer, dependencies by door.
+
+A new module or dependency fails here until it has a line in one of the two tables.
+"""
+
+import ast
+import fnmatch
+import pathlib
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = "recraft_jax"
+
+LAYER0 = ("tree", "phase", "mesh", "clock", "errors", "writer")
+MODELS_TO_DATA = ("assets", "metrics", "data/*", "losses/*", "methods/*", "models/*")
+
+# Module -> modules of the package it may import; `.` is the root's `__init__`. The
+# first line that fits counts.
+MAY_IMPORT = {
+    ".": (),
+    **dict.fromkeys(LAYER0, LAYER0),
+    "assets": ("errors",),
+    **dict.fromkeys(("state", "optim", "checkpoints"), LAYER0),
+    "steps": (*LAYER0, "state"),
+    "losses/*": ("losses/*",),
+    "models/*": (*LAYER0, "models/*"),
+    "metrics": (),
+    "data/*": ("errors", "data/*"),
+    "methods/*": ("phase", "tree", "errors", "losses/*", "methods/*"),
+    "baselines": ("metrics", "data/tasks"),
+    "evaluate": ("mesh", "metrics", "data/pipeline"),
+    "build": (*LAYER0, *MODELS_TO_DATA),
+    "provenance": (".", "errors"),
+    "report": (".", "errors"),
+    "plots": (".", "errors", "report"),
+    "train": ("*",),
+    "main": ("*",),
+}
+
+# Dependency -> modules that may import it, in which `!` takes one out again.
+DOORS = {
+    "numpy": ("*",),
+    "jaxtyping": ("*",),
+    "rich": ("*",),
+    "jax": ("*", "!data/*", "data/generators", "!report", "!plots"),
+    "absl.logging": ("*",),
+    "absl": ("*", "!data/*", "!losses/*"),
+    "ml_collections": ("*", "!data/*", "!losses/*"),
+    "ott": ("losses/ot", "losses/otdd"),
+    "orbax": ("checkpoints",),
+    "grain": ("data/pipeline",),
+    "flax": ("models/*", "state"),
+    "optax": ("optim", "steps", "state", "losses/task"),
+    "safetensors": ("models/pretrained",),
+    "tokenizers": ("data/text",),
+    "sklearn": ("data/pseudo_labels", "baselines", "methods/source"),
+    "pickle": ("data/torch_file",),
+}
+
+
+def modules():
+    """Every module of the package with its source, by its path without `.py`."""
+    found = {}
+    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
+        name = path.relative_to(ROOT / PACKAGE).with_suffix("").as_posix()
+        found[name.removesuffix("__init__").removesuffix("/") or "."] = path.read_text()
+    return found
+
+
+def imported(source):
+    """Yield the dotted names that any import statement, however deep, may load."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = "." * node.level + (node.module or "")
+            yield from (f"{start}.{alias.name}" for alias in node.names)
+
+
+def fits(name, patterns):
+    """Whether the last pattern that fits takes the name in."""
+    verdict = False
+    for pattern in patterns:
+        if fnmatch.fnmatchcase(name, pattern.removeprefix("!")):
+            verdict = not pattern.startswith("!")
+    return verdict
+
+
+def violations(sources):
+    """List what breaks the tables in `{module: source}`."""
+    found = []
+    for module, source in sources.items():
+        # A folder's `__init__` is placed with what it holds.
+        place = f"{module}/*" if f"{module}/*" in MAY_IMPORT else module
+        lines = [line for line in MAY_IMPORT if fnmatch.fnmatchcase(place, line)]
+        if not lines:
+            found.append(f"{module} is in no layer")
+            continue
+        for name in imported(source):
+            top, _, rest = name.partition(".")
+            if top == PACKAGE:
+                target = rest.replace(".", "/")
+                while target and target not in sources:  # a name within a module
+                    target = target.rpartition("/")[0]
+                is_allowed = fits(target or ".", MAY_IMPORT[lines[0]])
+            elif top in sys.stdlib_module_names and top not in DOORS:
+                is_allowed = True
+            else:
+                doors = [d for d in DOORS if f"{name}.".startswith(f"{d}.")]
+                is_allowed = bool(doors) and fits(module, DOORS[max(doors, key=len)])
+            if not is_allowed:
+                found.append(f"{module} imports {name}")
+    return found
+
+
+def test_package_obeys_layers_and_doors():
+    assert violations(modules()) == []
+
+
+def test_configs_import_only_each_other_and_ml_collections():
+    paths = sorted((ROOT / "configs").rglob("*.py"))
+    assert paths
+    for path in paths:
+        tops = {name.partition(".")[0] for name in imported(path.read_text())}
+        allowed = {"configs", "ml_collections", *sys.stdlib_module_names}
+        assert not tops - allowed, path.name
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("tree", "from recraft_jax import optim"),
+        ("errors", "from recraft_jax import state"),
+        ("assets", "from recraft_jax import tree"),
+        ("state", "from recraft_jax import optim"),
+        ("steps", "import recraft_jax.optim"),
+        ("losses/ot", "from recraft_jax import errors"),
+        ("losses/ot", "from recraft_jax.models import bert"),
+        ("models/bert", "from recraft_jax.data import tasks"),
+        ("models/bert", "from recraft_jax.losses.ot import wasserstein1"),
+        ("metrics", "from recraft_jax import errors"),
+        ("data/tasks", "from recraft_jax import metrics"),
+        ("methods/fit", "from recraft_jax import errors, state"),
+        ("methods/fit", "def late():\n    from recraft_jax.models import bert"),
+        ("baselines", "from recraft_jax.data import pipeline"),
+        ("evaluate", "from recraft_jax import steps"),
+        ("build", "from recraft_jax import train"),
+        ("report", "from recraft_jax import train"),
+        ("report", "import jax.numpy as jnp"),
+        ("data/tasks", "import jax"),
+        (
+            "data/tasks",
+            "try:\n    from jax import numpy\nexcept ImportError:\n    pass",
+        ),
+        ("data/pipeline", "from absl import flags"),
+        ("losses/task", "import ml_collections"),
+        ("losses/task", "import ott.geometry"),
+        ("train", "from orbax import checkpoint"),
+        ("train", "import flax.linen as nn"),
+        ("train", "import optax"),
+        ("train", "import grain"),
+        ("models/bert", "import safetensors.numpy"),
+        ("models/bert", "import tokenizers"),
+        ("train", "from sklearn import svm"),
+        ("checkpoints", "import pickle"),
+        ("train", "import torch"),
+        ("data/text", "import tensorflow as tf"),
+        ("train", "from tests import conftest"),
+        ("losses/ot", "from . import distortion"),
+        ("novel", ""),
+        ("data/deeper/novel", "import jax"),
+    ],
+)
+def test_checker_catches_planted_violation(module, source):
+    planted = modules() | {module: source}
+    assert len(violations(planted)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("train", "from recraft_jax import build, steps"),
+        ("methods/fit", "from recraft_jax.losses.distortion import joint"),
+        ("data/tasks", "from absl import logging"),
+        ("data/generators", "import jax"),
+        ("provenance", "import recraft_jax"),
+        ("losses/otdd", "from ott.geometry import costs"),
+        ("tree", "import os.path, numpy.linalg"),
+    ],
+)
+def test_checker_allows_what_the_tables_allow(module, source):
+    assert violations(modules() | {module: source}) == []

@@ -1,0 +1,358 @@
+"""The command line: bad input, whole runs, resuming after a kill."""
+
+import fcntl
+import json
+import logging
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from recraft_jax import main
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMOKE = f"{ROOT}/configs/smoke.py"
+PDE = f"{ROOT}/configs/pde.py"
+
+
+@pytest.fixture(scope="session")
+def compile_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def smoke(backbone, source_table, compile_cache):
+    """Arguments of a run of seconds, without a workdir."""
+
+    def arguments(key="dense", **fields):
+        fields = {
+            "source.path": source_table,
+            "assets.cache": compile_cache,
+        } | fields
+        overrides = [f"--config.{name}={value}" for name, value in fields.items()]
+        return ["main", f"--config={SMOKE}:{key},backbone={backbone}", *overrides]
+
+    return arguments
+
+
+def read(workdir):
+    return json.loads((workdir / "results.json").read_text())
+
+
+def lines(workdir):
+    return [json.loads(s) for s in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+# ---------------------------------------------------------------------------- bad input
+BAD = {
+    "no config": ([], "allowed: once"),
+    "two configs": ([f"--config={PDE}", f"--config={PDE}"], "given 2 times"),
+    "no such file": (["--config=configs/pdee.py"], "no file 'configs/pdee.py'"),
+    "unknown task": (
+        [f"--config={PDE}:darcy61"],
+        "unknown task 'darcy61' (did you mean 'darcy16'?); allowed: darcy16, advection",
+    ),
+    "unknown method": (
+        [f"--config={PDE}:method=recaft"],
+        "unknown method 'recaft' (did you mean 'recraft'?); allowed: recraft, fa",
+    ),
+    "unknown backbone": (
+        [f"--config={PDE}:backbone=minilmm"],
+        "(did you mean 'minilm'?); allowed: minilm",
+    ),
+    "unknown key": (
+        [f"--config={PDE}:darcy16,metod=nft"],
+        "unknown key 'metod' (did you mean 'method'?); allowed: method, backbone",
+    ),
+    "key twice": ([f"--config={PDE}:seed=1,seed=2"], "key 'seed' is given twice"),
+    "seed of wrong type": ([f"--config={PDE}:seed=one"], "a whole number"),
+    "unknown field": (
+        [f"--config={PDE}", "--config.stage2.num_epoch=3"],
+        "unknown field --config.stage2.num_epoch (did you mean 'num_epochs'?); allowed",
+    ),
+    "field of a value": (
+        [f"--config={PDE}", "--config.seed.x=3"],
+        "nothing, it is a value",
+    ),
+    "wrong type": (
+        [f"--config={PDE}", "--config.stage2.num_epochs=many"],
+        "--config.stage2.num_epochs=many: invalid literal for int()",
+    ),
+    "value out of range": (
+        [f"--config={PDE}", "--config.stage2.num_epochs=0"],
+        "stage2.num_epochs = 0; allowed: 1 or more",
+    ),
+    "fraction out of range": (
+        [f"--config={PDE}", "--config.data.val_frac=1.0"],
+        "data.val_frac = 1.0; allowed: above 0 and below 1",
+    ),
+    "no stage 1": (
+        [f"--config={PDE}", "--config.fa.omega=0", "--config.fld.weight=0"],
+        "has no stage 1",
+    ),
+    "unknown flag": ([f"--config={PDE}", "--wrokdir=x"], "Did you mean: workdir"),
+    "stray argument": ([f"--config={PDE}", "advection"], "unknown argument"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_arguments_get_one_line_and_exit_code_2(name, capsys, tmp_path):
+    arguments, message = BAD[name]
+    workdir = tmp_path / "run"
+    code = main.main(["main", *arguments, f"--workdir={workdir}"])
+    err = capsys.readouterr().err
+    assert code == 2
+    assert message in err
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert not workdir.exists()
+
+
+LATE = {
+    "empty split": ({"data.val_frac": 0.001}, "the val split is empty"),
+    "NaN in the data": (
+        {"data.noise": "nan"},
+        "train x has values that are not finite in 48 of 48 samples, first in sample 0",
+    ),
+    "patch": ({"embedder.patch": 99}, "embedder.patch = 99; allowed: 1 to 32"),
+    "optimiser": ({"stage2.optim.name": "lion"}, "'lion'; allowed: adamw, adam, sgd"),
+    "source": ({"source.name": "treck"}, "'treck'; allowed: trec6, table"),
+    "no source file": ({"source.path": "/nowhere/x.tsv"}, "/nowhere/x.tsv"),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_bad_values_get_one_line_and_no_results(name, smoke, capsys, tmp_path):
+    fields, message = LATE[name]
+    code = main.main([*smoke("classes", **fields), f"--workdir={tmp_path}/run"])
+    err = capsys.readouterr().err
+    assert code == 2
+    assert message in err
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_backbone_folder_that_is_not_there_is_named(capsys, tmp_path):
+    spec = f"--config={SMOKE}:dense,backbone={tmp_path}/none"
+    assert main.main(["main", spec, f"--workdir={tmp_path}/run"]) == 2
+    assert "none/config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("below", ["", "/deep/run"])
+def test_workdir_that_cannot_be_made_is_named(smoke, below, capsys, tmp_path):
+    (tmp_path / "file").write_text("here")
+    workdir = f"{tmp_path}/file{below}"
+    assert main.main([*smoke(), f"--workdir={workdir}"]) == 2
+    err = capsys.readouterr().err
+    assert f"{tmp_path}/file" in err and err.count("\n") == 1
+
+
+def test_folder_of_something_else_is_refused(smoke, capsys, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert main.main([*smoke(), f"--workdir={tmp_path}"]) == 2
+    assert "holds 'thesis.tex' and no config.json" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "thesis.tex"]
+
+
+def test_default_workdir_differs_when_the_config_does(smoke):
+    names = {
+        str(main.parse(arguments)[1])
+        for arguments in (
+            smoke(),
+            smoke(**{"assets.cache": "/other"}),
+            smoke(**{"stage2.optim.lr": 0.1}),
+            smoke("classes"),
+        )
+    }
+    assert len(names) == 3
+
+
+# --------------------------------------------------------------------------- whole runs
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Where the one finished run of this file is kept."""
+    return tmp_path_factory.mktemp("finished") / "run"
+
+
+def test_run_ends_with_its_table_and_results(smoke, capsys, finished):
+    assert main.main([*smoke(), f"--workdir={finished}"]) == 0
+    out = capsys.readouterr().out
+    results = read(finished)
+    for text in ("linear", "persistence", "mean", "best on validation", "FLD", "ETA"):
+        assert text in out
+    assert f"{results['test']['best_val']:.4f}" in out
+    assert set(results) >= {
+        *("task", "method", "backbone", "protocol", "scale", "seed", "metric", "test"),
+        *("val", "baselines", "align", "seconds", "params", "data", "versions", "git"),
+    }
+    assert set(results["seconds"]) >= {"total", "compile", "align", "fit", "eval"}
+    assert results["data"]["train"] == 48 and results["data"]["val"] == 12
+    assert 0 < results["params"]["trained"] <= results["params"]["total"]
+    phases = [line["phase"] for line in lines(finished)]
+    assert phases.index("fit") > phases.index("align")
+    steps = [line["step"] for line in lines(finished)]
+    assert steps == sorted(steps) and steps[-1] == 24
+    best = min(line["val_nrmse"] for line in lines(finished) if "val_nrmse" in line)
+    assert results["val"]["best"] == pytest.approx(best)
+
+
+def test_same_command_again_shows_the_table_and_trains_nothing(smoke, capsys, finished):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*.json*")}
+    assert main.main([*smoke(), f"--workdir={finished}"]) == 0
+    assert "best on validation" in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*.json*")}
+
+
+def test_workdir_of_another_config_is_refused_with_the_differences(
+    smoke, capsys, finished
+):
+    arguments = smoke(**{"stage2.optim.lr": 0.5, "fa.omega": 0.9})
+    assert main.main([*arguments, f"--workdir={finished}"]) == 2
+    err = capsys.readouterr().err
+    assert "fa.omega: 0.4 -> 0.9; stage2.optim.lr: 0.0003 -> 0.5" in err
+    assert "seed" not in err
+
+
+METHODS = {
+    "fa": ("dense", {"fa_before", "fa_after"}),
+    "fld": ("classes", {"fld_before", "fld_after"}),
+    "nft": ("classes", set()),
+    "scratch": ("dense", set()),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs(method, smoke, tmp_path):
+    task, _ = METHODS[method]
+    workdir = tmp_path / "run"
+    key = f"{task},method={method}"
+    assert main.main([*smoke(key), f"--workdir={workdir}"]) == 0
+    results = read(workdir)
+    align = results["align"]
+    if method == "scratch":
+        assert align["fa_before"] is None and results["source"] is None
+    elif method == "nft":
+        assert align["fa_before"] == align["fa_after"]
+    else:
+        assert align[f"{method}_after"] < align[f"{method}_before"]
+    assert results["metric"] == ("nrmse" if task == "dense" else "error")
+
+
+def test_official_protocol_selects_on_test(smoke, tmp_path):
+    workdir = tmp_path / "run"
+    key = "dense,method=nft,protocol=official"
+    assert main.main([*smoke(key), f"--workdir={workdir}"]) == 0
+    results = read(workdir)
+    assert results["data"]["train"] == 60
+    assert results["val"]["best"] == pytest.approx(results["test"]["best_val"])
+
+
+def test_loss_that_is_not_finite_stops_with_step_and_phase(smoke, capsys, tmp_path):
+    workdir = tmp_path / "run"
+    fields = {"stage2.optim.lr": 1e30, "stage2.optim.clip": 0.0}
+    arguments = [*smoke("dense,method=nft", **fields), f"--workdir={workdir}"]
+    assert main.main(arguments) == 1
+    err = capsys.readouterr().err
+    assert "of phase 'fit'" in err and "at step" in err and err.count("\n") == 1
+    assert not (workdir / "results.json").exists()
+    kept = {p.name for p in (workdir / "checkpoints").iterdir()}
+    assert all(int(name) < 24 for name in kept)
+
+
+# ----------------------------------------------------------------------------- resuming
+def start(arguments, workdir):
+    command = [sys.executable, "-m", "recraft_jax.main", *arguments[1:]]
+    return subprocess.Popen(
+        [*command, f"--workdir={workdir}"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+
+
+def kill_at(process, beginning):
+    """Read output until a line begins so, then kill without warning."""
+    for line in process.stdout:
+        if line.startswith(beginning):
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return
+    raise AssertionError(f"no line began with {beginning!r}")
+
+
+def test_killed_run_resumes_to_the_same_numbers_bit_for_bit(smoke, tmp_path):
+    arguments = smoke(**{"checkpoint.every_steps": 2, "log.every_steps": 1})
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    assert start(arguments, straight).wait() == 0
+    kill_at(start(arguments, broken), "align       4/24")
+    kill_at(start(arguments, broken), "fit        17/24")
+    process = start(arguments, broken)
+    out, _ = process.communicate()
+    assert process.returncode == 0, out
+    assert "resuming fit at step" in out
+    one, two = read(straight), read(broken)
+    for results in (one, two):
+        del results["seconds"]
+    assert one == two
+    assert lines(straight) == lines(broken)
+
+
+def test_damaged_checkpoint_falls_back_to_the_same_numbers(smoke, caplog, tmp_path):
+    arguments = smoke(**{"checkpoint.every_steps": 5})
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    assert main.main([*arguments, f"--workdir={straight}"]) == 0
+    shutil.copytree(straight, broken)
+    (broken / "results.json").unlink()
+    newest = max((broken / "checkpoints").iterdir(), key=lambda p: int(p.name))
+    for path in newest.rglob("ocdbt.process_0/d/*"):
+        path.write_bytes(b"\x00" * 99)
+    with caplog.at_level(logging.WARNING):
+        assert main.main([*arguments, f"--workdir={broken}"]) == 0
+    assert f"{newest.name} is damaged" in caplog.text
+    assert read(straight)["test"] == read(broken)["test"]
+    assert lines(straight) == lines(broken)
+
+
+def test_damaged_source_is_made_again(smoke, caplog, finished, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(finished, broken)
+    (broken / "results.json").unlink()
+    (broken / "source.npz").write_bytes(b"not a zip")
+    with caplog.at_level(logging.WARNING):
+        assert main.main([*smoke(), f"--workdir={broken}"]) == 0
+    assert "running stage 0 again" in caplog.text
+    assert read(finished)["test"] == read(broken)["test"]
+
+
+def test_disk_that_fills_up_while_saving_gets_one_line(smoke, tmp_path):
+    """A limit on file sizes stands in for a full disk: the same failing write."""
+    workdir = tmp_path / "run"
+    limit = 20_000  # above what stage 0 stores, below the arrays of a checkpoint
+
+    arguments = smoke("dense,method=nft", **{"checkpoint.every_steps": 3})
+    process = start(
+        arguments,
+        workdir,
+    )
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+    out, _ = process.communicate()
+    assert process.returncode == 2, out
+    assert out.splitlines()[-1].startswith("error: cannot write the checkpoint of step")
+    assert "File too large" in out and "Traceback" not in out
+    assert not (workdir / "results.json").exists()
+    process = start(arguments, workdir)
+    out, _ = process.communicate()
+    assert process.returncode == 0, out
+
+
+def test_second_process_in_a_workdir_is_refused(smoke, capsys, finished):
+    with (finished / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main.main([*smoke(), f"--workdir={finished}"]) == 2
+    assert "another process is running" in capsys.readouterr().err

@@ -1,0 +1,230 @@
+"""Tasks: splits, checks, standardisation, hash."""
+
+import numpy as np
+import pytest
+
+from recraft_jax import errors
+from recraft_jax.data import tasks
+
+
+def make(arrays, **changes):
+    options = {
+        "kind": "dense",
+        "metric": "nrmse",
+        "protocol": "corrected",
+        "val_frac": 0.2,
+        "split_seed": 0,
+    }
+    return tasks.split_task("toy", arrays, **(options | changes))
+
+
+def raw(num_train=20, num_test=6):
+    """Samples that carry their own index in x and y."""
+    index = np.arange(1, num_train + num_test + 1, dtype=np.float32)
+    x = np.repeat(index[:, None, None], 3, axis=1)
+    return {
+        "train": {"x": x[:num_train], "y": -x[:num_train]},
+        "test": {"x": x[num_train:], "y": -x[num_train:]},
+    }
+
+
+def indices(task, split):
+    return task.splits[split]["x"][:, 0, 0].tolist()
+
+
+def test_split_is_disjoint_and_complete():
+    task = make(raw())
+    train, val = indices(task, "train"), indices(task, "val")
+    assert (len(train), len(val)) == (16, 4)
+    assert sorted(train + val) == list(range(1, 21))
+    assert indices(task, "test") == list(range(21, 27))
+
+
+def test_split_keeps_pairs_together():
+    for arrays in make(raw()).splits.values():
+        np.testing.assert_array_equal(arrays["x"], -arrays["y"])
+
+
+def test_split_draws_by_its_seed():
+    one, same, other = (make(raw(), split_seed=s) for s in (3, 3, 4))
+    assert indices(one, "val") == indices(same, "val")
+    assert indices(one, "val") != indices(other, "val")
+    assert indices(one, "val") != list(range(1, 5))  # drawn, not cut off
+    assert indices(one, "val") != list(range(17, 21))
+
+
+@pytest.mark.parametrize(("val_frac", "num_val"), [(0.1, 2), (0.13, 3), (0.5, 10)])
+def test_split_rounds_the_share(val_frac, num_val):
+    assert len(indices(make(raw(), val_frac=val_frac), "val")) == num_val
+
+
+def test_official_protocol_trains_on_all_and_selects_on_test():
+    arrays = raw()
+    task = make(arrays, protocol="official")
+    for key in "xy":
+        np.testing.assert_array_equal(task.splits["train"][key], arrays["train"][key])
+        np.testing.assert_array_equal(task.splits["val"][key], arrays["test"][key])
+        np.testing.assert_array_equal(task.splits["test"][key], arrays["test"][key])
+
+
+def test_split_carries_what_it_was_told():
+    task = make(raw(), kind="classification", metric="error", num_classes=7)
+    assert task[:3] == ("toy", "classification", "error")
+    assert task.num_classes == 7
+
+
+def test_split_refuses_unknown_protocol():
+    with pytest.raises(errors.InputError, match="'released'; allowed: corrected"):
+        make(raw(), protocol="released")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("protocol", ["corrected", "official"])
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("key", ["x", "y"])
+def test_split_names_samples_that_are_not_finite(value, protocol, split, key):
+    arrays = raw()
+    arrays[split][key] = arrays[split][key].copy()
+    arrays[split][key][4, 1] = value
+    arrays[split][key][5, :] = value
+    said = rf"toy: {split} {key} .* 2 of {len(arrays[split][key])} .* in sample 4;"
+    with pytest.raises(errors.InputError, match=said):
+        make(arrays, protocol=protocol)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "val_frac", "split"),
+    [
+        (raw(), 0.0, "val"),
+        (raw(), 1.0, "train"),
+        (raw(num_test=0), 0.2, "test"),
+        (raw(num_train=0), 0.2, "train"),
+    ],
+)
+def test_split_refuses_empty_split(arrays, val_frac, split):
+    with pytest.raises(errors.InputError, match=f"the {split} split is empty"):
+        make(arrays, val_frac=val_frac)
+
+
+@pytest.mark.parametrize("protocol", ["corrected", "official"])
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("longer", ["x", "y"])
+def test_split_refuses_unequal_lengths(protocol, split, longer):
+    arrays = raw()
+    arrays[split][longer] = np.concatenate([arrays[split][longer]] * 2)
+    with pytest.raises(errors.InputError, match=f"{split} has unequal lengths"):
+        make(arrays, protocol=protocol)
+
+
+def fields():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(50, 6, 2)) * [2.0, 5.0] + [10.0, -3.0]
+    return (values + np.arange(6)[:, None] * 4).astype(np.float32)
+
+
+def test_channel_scale_has_one_mean_and_deviation_per_channel():
+    values = fields()
+    scale = tasks.fit_scale(values, "channel")
+    assert scale.mean.shape == scale.std.shape == (2,)
+    np.testing.assert_allclose(scale.mean, values.reshape(-1, 2).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(scale.std, values.reshape(-1, 2).std(0), rtol=1e-5)
+    done = scale.apply(values)
+    np.testing.assert_allclose(done.mean((0, 1)), 0.0, atol=1e-5)
+    np.testing.assert_allclose(done.std((0, 1)), 1.0, rtol=1e-5)
+
+
+def test_point_scale_has_a_mean_per_point_and_a_deviation_per_channel():
+    values = fields()
+    scale = tasks.fit_scale(values, "point")
+    assert scale.mean.shape == (6, 2)
+    assert scale.std.shape == (2,)
+    np.testing.assert_allclose(scale.mean, values.mean(0), rtol=1e-5)
+    spread = (values - values.mean(0)).reshape(-1, 2).std(0)
+    np.testing.assert_allclose(scale.std, spread, rtol=1e-5)
+    np.testing.assert_allclose(scale.apply(values).mean(0), 0.0, atol=1e-5)
+
+
+def test_no_scale_changes_nothing():
+    values = fields()
+    scale = tasks.fit_scale(values, "none")
+    np.testing.assert_array_equal(scale.apply(values), values)
+    np.testing.assert_array_equal(scale.invert(values), values)
+
+
+@pytest.mark.parametrize("kind", ["channel", "point", "none"])
+def test_scale_inverts_what_it_applies(kind):
+    values = fields()
+    scale = tasks.fit_scale(values, kind)
+    other = (3 * values + 1)[:7]  # not only what it was fitted on
+    done = scale.apply(other)
+    assert done.dtype == np.float32
+    np.testing.assert_allclose(scale.invert(done), other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["channel", "point"])
+def test_scale_keeps_constant_channel_at_zero(kind):
+    values = fields()
+    values[..., 1] = 0.1
+    scale = tasks.fit_scale(values, kind)
+    assert scale.std[1] == 1.0
+    np.testing.assert_array_equal(scale.apply(values)[..., 1], 0.0)
+    np.testing.assert_array_equal(
+        scale.invert(scale.apply(values))[..., 1], values[..., 1]
+    )
+
+
+def test_scale_is_exact_for_large_offsets():
+    values = fields() + np.float32(1e4)
+    scale = tasks.fit_scale(np.repeat(values, 200, axis=0), "channel")
+    want = values.astype(np.float64).reshape(-1, 2)
+    np.testing.assert_allclose(scale.mean, want.mean(0), rtol=1e-7)
+    np.testing.assert_allclose(scale.std, want.std(0), rtol=1e-6)
+
+
+def test_scale_refuses_unknown_kind():
+    with pytest.raises(errors.InputError, match="'minmax'; allowed: channel, point"):
+        tasks.fit_scale(fields(), "minmax")
+
+
+def copied(task):
+    return task._replace(
+        splits={s: {k: v.copy() for k, v in a.items()} for s, a in task.splits.items()}
+    )
+
+
+@pytest.mark.parametrize("split", tasks.SPLITS)
+@pytest.mark.parametrize("key", ["x", "y"])
+@pytest.mark.parametrize("position", [0, -1])
+def test_sha256_changes_with_any_value(split, key, position):
+    task = make(raw())
+    changed = copied(task)
+    assert tasks.sha256(changed) == tasks.sha256(task)
+    flat = changed.splits[split][key].reshape(-1)
+    flat[position] = np.nextafter(flat[position], np.float32(np.inf))
+    assert tasks.sha256(changed) != tasks.sha256(task)
+
+
+def test_sha256_changes_with_shape_type_place_and_name():
+    task = make(raw())
+    hashes = {tasks.sha256(task)}
+    x = task.splits["test"]["x"]
+    for other in (x.reshape(-1, 1, 3), x.view(np.int32), x[::-1]):
+        changed = copied(task)
+        changed.splits["test"]["x"] = other
+        hashes.add(tasks.sha256(changed))
+    swapped = copied(task)
+    swapped.splits["test"].update(x=task.splits["test"]["y"], y=x)
+    hashes.add(tasks.sha256(swapped))
+    renamed = copied(task)
+    renamed.splits["test"]["z"] = renamed.splits["test"].pop("y")
+    hashes.add(tasks.sha256(renamed))
+    assert len(hashes) == 6
+
+
+def test_sha256_is_that_of_the_values_not_of_the_memory():
+    task = make(raw())
+    changed = copied(task)
+    x = changed.splits["train"]["x"]
+    changed.splits["train"]["x"] = np.asfortranarray(np.concatenate([x, x]))[: len(x)]
+    changed.splits["train"] = dict(reversed(changed.splits["train"].items()))
+    assert tasks.sha256(changed) == tasks.sha256(task)
