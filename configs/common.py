@@ -109,7 +109,7 @@ def base(choice: dict) -> ml_collections.ConfigDict:
             "batch_size": 16,
             "freeze_embedder": False,
             "eval_batch_size": 128,
-            "optim": _optim(lr=3e-4),
+            "optim": _optim(lr=3e-4, new_lr_factor=10.0),
         }
     )
     config.log = ml_collections.ConfigDict({"every_steps": 50})
@@ -123,14 +123,15 @@ def base(choice: dict) -> ml_collections.ConfigDict:
     return config
 
 
-def _optim(lr: float) -> ml_collections.ConfigDict:
+def _optim(lr: float, new_lr_factor: float = 1.0) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             "name": "adamw",
             "lr": lr,
+            "new_lr_factor": new_lr_factor,  # of embedder and head, over the body's
             "weight_decay": 1e-4,
             "b1": 0.9,
-            "b2": 0.98,
+            "b2": 0.999,
             "clip": 1.0,
             "warmup_frac": 0.1,
             "decay": "cosine",

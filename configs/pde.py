@@ -39,6 +39,8 @@ def _paper(config: ml_collections.ConfigDict) -> None:
     config.stage2.num_epochs = 100 if is_darcy else 200
     config.stage2.optim.name = "adamw" if is_darcy else "adam"
     config.stage2.optim.lr = 1e-4
+    config.stage2.optim.new_lr_factor = 1.0
+    config.stage2.optim.b2 = 0.98
     config.stage2.optim.weight_decay = 1e-5
     config.stage2.optim.clip = 0.0 if is_darcy else 1.0
     config.stage2.optim.warmup_frac = 5 / config.stage2.num_epochs

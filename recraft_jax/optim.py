@@ -65,5 +65,15 @@ def make(
     direction = DIRECTIONS[section.name](section)
     order = [direction, decay] if section.name == "adamw" else [decay, direction]
     clip = [optax.clip_by_global_norm(section.clip)] if section.clip > 0 else []
-    rate = schedule(section, num_steps)
-    return optax.chain(*clip, *order, optax.scale_by_learning_rate(rate))
+    rate = optax.scale_by_learning_rate(schedule(section, num_steps))
+    return optax.chain(*clip, *order, _scale_new(section.new_lr_factor), rate)
+
+
+def _scale_new(factor: float) -> optax.GradientTransformation:
+    """Multiply the updates of all leaves but those of the pretrained body."""
+    return optax.stateless(
+        lambda updates, params: {
+            path: update * (1.0 if path.startswith("body/") else factor)
+            for path, update in updates.items()
+        }
+    )

@@ -17,6 +17,21 @@ import rich.table
 
 from recraft_jax import errors
 
+_COLUMNS = (
+    "method",
+    "backbone",
+    "phi in stage 2",
+    "seeds",
+    "test, best on val",
+    "test, last step",
+    "val, best",
+    "FA before -> after",
+    "FLD before -> after",
+    "s stage 1",
+    "s stage 2",
+    "s total",
+)
+
 
 def closing(results: Mapping[str, Any], workdir: pathlib.Path) -> None:
     """Print the table a run ends with."""
@@ -54,30 +69,31 @@ def closing(results: Mapping[str, Any], workdir: pathlib.Path) -> None:
 def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
     """Tabulate runs: a row per setting, mean and standard deviation over its seeds.
 
-    Protocols, scales, backbones and tasks never share a row; a protocol never shares a
-    table with another.
+    One table for each protocol, task, scale and set of samples: what does not compare
+    never shares a table. The baselines of those samples stand below it.
     """
+    tables: dict[tuple, list] = {}
+    for r in runs:
+        shared = tuple(r[name] for name in ("protocol", "task", "scale", "metric"))
+        tables.setdefault((*shared, r["data"]["sha256"]), []).append(r)
     lines = []
-    for protocol in sorted({r["protocol"] for r in runs}):
+    for (protocol, task, scale, metric, _), table in sorted(tables.items()):
+        data = table[0]["data"]
         lines += [
-            f"Protocol `{protocol}`.",
+            f"{task}, {metric} on {data['test']} test samples ({data['train']} "
+            f"training, {data['val']} validation), `{scale}` scale, `{protocol}` protocol",
             "",
-            "| task | method | backbone | phi in stage 2 | seeds | test, best on val "
-            "| test, last | val | FA before -> after | FLD before -> after "
-            "| s stage 1 | s stage 2 | s total |",
-            "|" + "---|" * 13,
+            f"| {' | '.join(_COLUMNS)} |",
+            "|" + "---|" * len(_COLUMNS),
         ]
         groups: dict[tuple, list] = {}
-        for r in runs:
-            if r["protocol"] == protocol:
-                groups.setdefault(_setting(r), []).append(r)
-        for (task, method, backbone, phi, metric, *_), rows in sorted(groups.items()):
+        for r in table:
+            key = (r["method"], str(pathlib.PurePath(r["backbone"]).name), r["phi"])
+            groups.setdefault(key, []).append(r)
+        for setting, rows in sorted(groups.items()):
             rows = sorted(rows, key=lambda r: r["seed"])
             cells = (
-                f"{task} ({metric})",
-                method,
-                backbone,
-                phi,
+                *setting,
                 ", ".join(str(r["seed"]) for r in rows),
                 _spread(rows, "test", "best_val"),
                 _spread(rows, "test", "last"),
@@ -89,13 +105,8 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
                 _spread(rows, "seconds", "total", ".0f"),
             )
             lines.append(f"| {' | '.join(cells)} |")
-        shared = [r["baselines"] for r in runs if r["protocol"] == protocol]
-        tasks = [r["task"] for r in runs if r["protocol"] == protocol]
-        for task in sorted(set(tasks)):
-            found = shared[tasks.index(task)]
-            names = ", ".join(f"{n} {v:.4f}" for n, v in sorted(found.items()))
-            lines.append(f"\n{task}, same split: {names}.")
-        lines.append("")
+        found = sorted(table[0]["baselines"].items())
+        lines += ["", ", ".join(f"{name} {value:.4f}" for name, value in found), ""]
     return "\n".join(lines)
 
 
@@ -115,11 +126,6 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
         "scratch",
     )
     return results | {"phi": "frozen" if frozen else "trained"}
-
-
-def _setting(r) -> tuple:
-    names = ("task", "method", "backbone", "phi", "metric", "scale")
-    return tuple(r[name] for name in names)
 
 
 def _spread(rows, section, name, form=".4f") -> str:

@@ -204,9 +204,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
                         best = keep(index, state.params)
                 if done % config.checkpoint.every_steps == 0 or step == end:
                     with time.stage(phase.name):
-                        late = summary(window, phase)
-                        if step == end:
-                            log.scalars(*late)
+                        # Averages begin anew here, as they do when a run resumes here.
+                        log.scalars(*summary(window, phase))
+                        window = []
                         record["seconds"] = time.read()
                         checkpoints.save(checkpointer, step, saved(state, best), record)
             if phase.name == "align":

@@ -15,6 +15,7 @@ def section(**changes):
     made = {
         "name": "adamw",
         "lr": 0.5,
+        "new_lr_factor": 1.0,
         "weight_decay": 0.0,
         "b1": 0.9,
         "b2": 0.98,
@@ -208,3 +209,12 @@ def test_frozen_leaves_have_no_optimiser_state():
 def test_make_refuses_unknown_names(changes, said):
     with pytest.raises(errors.InputError, match=said):
         optim.make(section(**changes), 10)
+
+
+def test_new_parts_move_faster_by_their_factor():
+    params = {"body/kernel": np.zeros(2), "head/kernel": np.zeros(2)}
+    grads = [{path: np.array([1.0, -2.0]) for path in params}]
+    config = section(name="sgd", b1=0.0, new_lr_factor=10.0)
+    after = run(config, params, grads)[-1]
+    np.testing.assert_allclose(after["body/kernel"], [-0.5, 1.0])
+    np.testing.assert_allclose(after["head/kernel"], [-5.0, 10.0])

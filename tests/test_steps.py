@@ -55,6 +55,7 @@ def config(**changes):
     section = {
         "name": "adamw",
         "lr": 3e-3,
+        "new_lr_factor": 1.0,
         "weight_decay": 1e-2,
         "b1": 0.9,
         "b2": 0.98,
