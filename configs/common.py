@@ -101,11 +101,11 @@ def base(choice: dict) -> ml_collections.ConfigDict:
         {"kind": "mi", "weight": 1.0, "num_clusters": 10}
     )
     config.stage1 = ml_collections.ConfigDict(
-        {"num_steps": 100, "batch_size": 80, "optim": _optim(lr=1e-3)}
+        {"num_steps": 40, "batch_size": 80, "optim": _optim(lr=1e-3)}
     )
     config.stage2 = ml_collections.ConfigDict(
         {
-            "num_epochs": 20,
+            "num_epochs": 8,
             "batch_size": 16,
             "freeze_embedder": False,
             "eval_batch_size": 128,

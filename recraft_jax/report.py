@@ -80,8 +80,8 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
     for (protocol, task, scale, metric, _), table in sorted(tables.items()):
         data = table[0]["data"]
         lines += [
-            f"{task}, {metric} on {data['test']} test samples ({data['train']} "
-            f"training, {data['val']} validation), `{scale}` scale, `{protocol}` protocol",
+            f"{task}, {metric}: {data['test']} test, {data['train']} training, "
+            f"{data['val']} validation samples, `{scale}` scale, `{protocol}` protocol",
             "",
             f"| {' | '.join(_COLUMNS)} |",
             "|" + "---|" * len(_COLUMNS),
