@@ -90,7 +90,7 @@ def base(choice: dict) -> ml_collections.ConfigDict:
             "path": "",  # of your own text, for table and conll
             "num_sentences": 3000,  # 0 is all
             "max_length": 48,
-            "num_features": 2048,
+            "num_features": 1024,
             "test_frac": 0.2,
             "seed": 0,
         }
@@ -101,7 +101,7 @@ def base(choice: dict) -> ml_collections.ConfigDict:
         {"kind": "mi", "weight": 1.0, "num_clusters": 10}
     )
     config.stage1 = ml_collections.ConfigDict(
-        {"num_steps": 40, "batch_size": 80, "optim": _optim(lr=1e-3)}
+        {"num_steps": 40, "batch_size": 80, "optim": _optim(lr=3e-3)}
     )
     config.stage2 = ml_collections.ConfigDict(
         {
