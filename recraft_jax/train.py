@@ -73,8 +73,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
     task, inputs, labels = target.task, target.inputs, target.labels
     body = build.body(config)
     model = build.model(config, task, body)
+    writer.say(describe_target(config, target))
     with time.stage("source"):
         origin = build.origin(config, body, workdir)
+    if origin is not None:
+        writer.say(describe_source(config, origin.report))
     params = build.params(config, model, origin)
 
     # ------------------------------------------------------------------------- phases
@@ -154,7 +157,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
         checkpoints.open_dir(workdir / "checkpoints") as checkpointer,
         writer.Writer(workdir, starts[-1]) as log,
     ):
-        describe(log, config, target, origin, params, phases)
+        for phase in phases:
+            log.text(describe_phase(phase, params))
         restored = checkpoints.restore_latest(checkpointer, abstract)
         if restored is None:
             step, first, state, best = 0, 0, None, {}
@@ -328,27 +332,34 @@ def summary(window, phase: phases_lib.Phase) -> tuple[int, str, dict[str, float]
     return last, phase.name, mean
 
 
-def describe(log, config, target, origin, params, phases) -> None:
-    """Say what is about to be trained, on what."""
+def describe_target(config, target: build.Target) -> str:
+    """Say what is about to be trained on."""
     splits = target.task.splits
     counts = ", ".join(f"{len(splits[s]['x'])} {s}" for s in tasks.SPLITS)
-    log.text(f"{config.task}: {counts} samples; {config.method}, {config.backbone}")
     sizes = np.bincount(target.labels["train"], minlength=target.num_classes)
-    log.text(f"target labels: {target.num_classes} of sizes {sizes.tolist()}")
-    if origin is not None:
-        r = origin.report
-        log.text(
-            f"source head on {config.source.name}, held out: accuracy "
-            f"{r['accuracy']:.3f} (majority {r['majority']:.3f}), log-loss "
-            f"{r['log_loss']:.3f}, information {r['information']:.3f} of "
-            f"{r['entropy']:.3f} nats"
-        )
-    for phase in phases:
-        trained, _ = tree.split(params, phase.trainable)
-        log.text(
-            f"phase {phase.name}: {phase.num_steps} steps of {phase.batch_size}, "
-            f"trains {tree.count(trained):,} of {tree.count(params):,} values"
-        )
+    return (
+        f"{config.task}: {counts} samples; {target.num_classes} target labels of sizes "
+        f"{sizes.tolist()}; {config.method}, {config.backbone}"
+    )
+
+
+def describe_source(config, report: dict[str, Any]) -> str:
+    """Say what the source head knows of text it has not seen."""
+    return (
+        f"stage 0, source head on {config.source.name}, held out: accuracy "
+        f"{report['accuracy']:.3f} (majority {report['majority']:.3f}), log-loss "
+        f"{report['log_loss']:.3f}, information {report['information']:.3f} of "
+        f"{report['entropy']:.3f} nats"
+    )
+
+
+def describe_phase(phase: phases_lib.Phase, params: dict[str, jax.Array]) -> str:
+    """Say how long a phase is and how much it trains."""
+    trained, _ = tree.split(params, phase.trainable)
+    return (
+        f"phase {phase.name}: {phase.num_steps} steps of {phase.batch_size}, trains "
+        f"{tree.count(trained):,} of {tree.count(params):,} values"
+    )
 
 
 _wasserstein1 = jax.jit(ot.wasserstein1)

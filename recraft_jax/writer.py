@@ -110,6 +110,12 @@ class Writer:
         return f"{left // 60}:{left % 60:02d}"
 
 
+def say(line: str) -> None:
+    """Print a line before there is a `Writer`."""
+    if jax.process_index() == 0:
+        print(line, flush=True)
+
+
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """Write a file so that it is there whole or not at all."""
     data = content.encode() if isinstance(content, str) else content

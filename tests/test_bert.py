@@ -1,4 +1,5 @@
 import json
+import pathlib
 import shutil
 
 import jax
@@ -10,7 +11,7 @@ import safetensors.numpy
 from recraft_jax import errors
 from recraft_jax.models import pretrained
 
-GOLDEN = "tests/golden/bert"
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "bert"
 
 
 @pytest.fixture(scope="module")

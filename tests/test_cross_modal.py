@@ -1,3 +1,5 @@
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +37,7 @@ def test_patches_are_neighbourhoods_row_by_row():
 
 @pytest.fixture(scope="module")
 def body():
-    return pretrained.load("tests/golden/bert")
+    return pretrained.load(pathlib.Path(__file__).parent / "golden" / "bert")
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -1,5 +1,6 @@
 """The command line: bad input, whole runs, resuming after a kill."""
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -25,7 +26,7 @@ def compile_cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def smoke(backbone, source_table, compile_cache):
     """Arguments of a run of seconds, without a workdir."""
 
@@ -173,14 +174,17 @@ def test_default_workdir_differs_when_the_config_does(smoke):
 
 # --------------------------------------------------------------------------- whole runs
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """Where the one finished run of this file is kept."""
-    return tmp_path_factory.mktemp("finished") / "run"
+def finished(smoke, tmp_path_factory):
+    """Folder of a finished run, with what it printed in `printed.txt` beside it."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    with (workdir.parent / "printed.txt").open("w") as printed:
+        with contextlib.redirect_stdout(printed):
+            assert main.main([*smoke(), f"--workdir={workdir}"]) == 0
+    return workdir
 
 
-def test_run_ends_with_its_table_and_results(smoke, capsys, finished):
-    assert main.main([*smoke(), f"--workdir={finished}"]) == 0
-    out = capsys.readouterr().out
+def test_run_ends_with_its_table_and_results(finished):
+    out = (finished.parent / "printed.txt").read_text()
     results = read(finished)
     for text in ("linear", "persistence", "mean", "best on validation", "FLD", "ETA"):
         assert text in out
