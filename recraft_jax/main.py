@@ -27,6 +27,19 @@ from recraft_jax import assets, errors, report, tree, writer
 # Sections that say where and how loud, not what: a run may resume with others.
 _NOT_IDENTITY = ("assets", "log")
 
+# Files and folders that cannot be used are the environment's doing, not a bug.
+_ENVIRONMENT = (
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.EFBIG,
+    errno.EISDIR,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
+
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
@@ -45,20 +58,6 @@ def main(argv: Sequence[str]) -> int:
         if error.errno in _ENVIRONMENT:
             return _fail(str(error), errors.InputError.exit_code)
         raise
-
-
-# Files and folders that cannot be used are the environment's doing, not a bug.
-_ENVIRONMENT = (
-    errno.EACCES,
-    errno.EDQUOT,
-    errno.EEXIST,
-    errno.EFBIG,
-    errno.EISDIR,
-    errno.ENOSPC,
-    errno.ENOTDIR,
-    errno.EPERM,
-    errno.EROFS,
-)
 
 
 def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, pathlib.Path]:

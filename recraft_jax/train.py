@@ -58,7 +58,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
       InputError: something the user gave cannot be used.
       RunError: the loss is not finite.
     """
-    time = clock.Clock()
+    watch = clock.Clock()
 
     # ----------------------------------------------------------- devices, data, model
     mesh = meshes.make()
@@ -74,20 +74,20 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
     body = build.body(config)
     model = build.model(config, task, body)
     writer.say(describe_target(config, target))
-    with time.stage("source"):
+    with watch.stage("source"):
         origin = build.origin(config, body, workdir)
     if origin is not None:
         writer.say(describe_source(config, origin.report))
     params = build.params(config, model, origin)
 
     # ------------------------------------------------------------------------- phases
-    epoch = math.ceil(len(inputs["train"]["x"]) / config.stage2.batch_size)
+    epoch_steps = math.ceil(len(inputs["train"]["x"]) / config.stage2.batch_size)
     phases = METHODS[config.method](
         config,
         model.apply,
         target.loss,
         num_classes=target.num_classes,
-        fit_steps=config.stage2.num_epochs * epoch,
+        fit_steps=config.stage2.num_epochs * epoch_steps,
     )
     starts = np.cumsum([0] + [phase.num_steps for phase in phases]).tolist()
     optimisers = [optim.make(phase.optim, phase.num_steps) for phase in phases]
@@ -134,7 +134,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
     settings = {"batch_size": config.stage2.eval_batch_size, "mesh": mesh}
 
     def score(params, split: str) -> float:
-        with time.stage("eval"):
+        with watch.stage("eval"):
             return evaluate.score(
                 score_step, params, inputs[split], metric=target.metric, **settings
             )
@@ -142,7 +142,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
     def alignment(params) -> dict[str, float | None]:
         if origin is None:
             return {"fa": None, "fld": None}
-        with time.stage("eval"):
+        with watch.stage("eval"):
             out = {
                 split: evaluate.collect(
                     transfer_step, params, {"x": inputs[split]["x"]}, **settings
@@ -168,7 +168,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
             step, arrays, record = restored
             state, best = arrays["state"], arrays.get("best", {})
             first, _ = phases_lib.locate(phases, step)
-            time.resume(record["seconds"])
+            watch.resume(record["seconds"])
             log.text(f"resuming {phases[first].name} at step {step} of {starts[-1]}")
         log.rewind(step)
         if "before" not in record["align"]:
@@ -186,20 +186,20 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
             stream = make_stream(phase, inputs["train"], labels["train"], config.seed)
             window: list[tuple[int, dict]] = []
             while step < end:
-                with time.stage(phase.name), jax.transfer_guard("disallow"):
+                with watch.stage(phase.name), jax.transfer_guard("disallow"):
                     batch = meshes.put(mesh, stream[step - start])
                     state, measured = train_step(state, batch)
                 step += 1
                 # Logged one step late: the device works on while the host reads.
                 if len(window) == config.log.every_steps:
-                    with time.stage(phase.name):
+                    with watch.stage(phase.name):
                         log.scalars(*summary(window, phase))
                     window = []
                 window.append((step, measured))
                 log.progress(step, phase.name)
                 done = step - start
-                if phase.select and (done % epoch == 0 or step == end):
-                    with time.stage(phase.name):
+                if phase.select and (done % epoch_steps == 0 or step == end):
+                    with watch.stage(phase.name):
                         summary(window, phase)  # waits, and refuses what is not finite
                     value = score(state.params, "val")
                     log.scalars(step, phase.name, {f"val_{task.metric}": value})
@@ -207,11 +207,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
                         record["best"] = {"value": value, "step": step}
                         best = keep(index, state.params)
                 if done % config.checkpoint.every_steps == 0 or step == end:
-                    with time.stage(phase.name):
+                    with watch.stage(phase.name):
                         # Averages begin anew here, as they do when a run resumes here.
                         log.scalars(*summary(window, phase))
                         window = []
-                        record["seconds"] = time.read()
+                        record["seconds"] = watch.read()
                         checkpoints.save(checkpointer, step, saved(state, best), record)
             if phase.name == "align":
                 record["align"]["after"] = alignment(state.params)
@@ -244,7 +244,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
         },
         "versions": provenance.versions(),
         "git": provenance.git_commit(),
-        "seconds": {"align": 0.0} | time.read(),
+        "seconds": {"align": 0.0} | watch.read(),
     }
     writer.write_json(workdir / "results.json", results)
     return results

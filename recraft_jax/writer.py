@@ -38,12 +38,11 @@ class Writer:
         self._clock = (time.monotonic(), None)
         self._bar = None
         if self._is_first and self._console.is_terminal:
-            columns = rich.progress
             self._bar = rich.progress.Progress(
-                columns.TextColumn("{task.description}"),
-                columns.BarColumn(),
-                columns.MofNCompleteColumn(),
-                columns.TimeRemainingColumn(),
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.BarColumn(),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TimeRemainingColumn(),
                 console=self._console,
                 transient=True,
             )
