@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -14,12 +15,14 @@ class Metric(NamedTuple):
     """A metric: `update(pred, y, mask) -> sums`, `finish(sums) -> float`."""
 
     update: Callable[..., dict[str, Array]]
-    finish: Callable[[Mapping[str, float]], float]
+    finish: Callable[[Mapping[str, ArrayLike]], float]
     label: str
 
 
 def nrmse_update(
-    pred: Float[Array, "b ..."], y: Float[Array, "b ..."], mask: Bool[Array, " b"]
+    pred: Float[ArrayLike, "b ..."],
+    y: Float[ArrayLike, "b ..."],
+    mask: Bool[ArrayLike, " b"],
 ) -> dict[str, Array]:
     """Sum `||pred - y||_2 / ||y||_2` over samples (channels and grid flattened).
 
@@ -33,14 +36,14 @@ def nrmse_update(
 
 
 def error_update(
-    pred: Float[Array, "b k"], y: Int[Array, " b"], mask: Bool[Array, " b"]
+    pred: Float[ArrayLike, "b k"], y: Int[ArrayLike, " b"], mask: Bool[ArrayLike, " b"]
 ) -> dict[str, Array]:
     """Count samples whose largest logit is not their class."""
     wrong = jnp.argmax(pred, axis=1) != y
     return {"sum": jnp.sum(jnp.where(mask, wrong, 0)), "count": jnp.sum(mask)}
 
 
-def mean(sums: Mapping[str, float]) -> float:
+def mean(sums: Mapping[str, ArrayLike]) -> float:
     """Divide the sum by the count."""
     return float(sums["sum"]) / float(sums["count"])
 

@@ -2,11 +2,12 @@
 
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 
 def relative_l2(
-    pred: Float[Array, "b ..."], target: Float[Array, "b ..."]
+    pred: Float[ArrayLike, "b ..."], target: Float[ArrayLike, "b ..."]
 ) -> Float[Array, " b"]:
     r"""Compute `\|pred - target\|_2 / \|target\|_2` of each flattened sample.
 
@@ -18,7 +19,7 @@ def relative_l2(
 
 
 def cross_entropy(
-    logits: Float[Array, "b k"], labels: Int[Array, " b"]
+    logits: Float[ArrayLike, "b k"], labels: Int[ArrayLike, " b"]
 ) -> Float[Array, " b"]:
     """Compute `-log softmax(logits)[label]` of each sample, in nats."""
     return optax.softmax_cross_entropy_with_integer_labels(
