@@ -56,6 +56,7 @@ DOORS = {
     "safetensors": ("models/pretrained",),
     "tokenizers": ("data/text",),
     "sklearn": ("data/pseudo_labels", "baselines", "methods/source"),
+    "scipy": ("losses/bound",),
     "pickle": ("data/torch_file",),
 }
 
