@@ -208,3 +208,187 @@ def test_degenerate_inputs_are_finite(name, case):
     assert jnp.isfinite(value) and jnp.all(jnp.isfinite(grad))
     if case == "one_target" and name != "reverse":
         np.testing.assert_allclose(value, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_moving_average_value_and_gradient(momentum):
+    old = distortion.joint(*random_problem(1)[:2])
+    probs, targets, _ = random_problem(2)
+    batch = distortion.joint(probs, targets)
+    want = momentum * old + (1 - momentum) * batch
+    average = distortion.moving_average(old, batch, momentum)
+    np.testing.assert_allclose(average, want, rtol=1e-6)
+    np.testing.assert_allclose(average.sum(), 1, rtol=1e-6)
+
+    def loss(old, batch):
+        return distortion.target_given_source(
+            distortion.moving_average(old, batch, momentum)
+        )
+
+    through_old, grad = jax.grad(loss, (0, 1))(old, batch)
+    np.testing.assert_array_equal(through_old, 0)
+    np.testing.assert_allclose(
+        grad, jax.grad(distortion.target_given_source)(want), rtol=1e-4, atol=1e-6
+    )
+    for bad in ((old[:2], batch, 0.9), (old, batch, 1.0), (old, batch, -0.1)):
+        with pytest.raises((ValueError, TypeError)):
+            distortion.moving_average(*bad)
+
+
+def test_moving_average_default_converges_to_a_repeated_joint():
+    old, new = (distortion.joint(*random_problem(seed)[:2]) for seed in (1, 2))
+    q = distortion.moving_average(old, new)
+    np.testing.assert_allclose(q, 0.9 * old + 0.1 * new, rtol=1e-5)
+    for _ in range(200):
+        q = distortion.moving_average(q, new)
+    np.testing.assert_allclose(q, new, atol=1e-6)
+
+
+def test_per_label_closed_forms():
+    labels = one_hot([0, 0, 1, 1], 2)
+    targets = jnp.asarray(np.c_[labels, [1, 0, 1, 0], np.ones(4), np.zeros(4)])
+    informed = distortion.per_label(jnp.asarray(labels), targets)
+    # The first two labels are known from Zs, the third is independent, two constant.
+    np.testing.assert_allclose(informed, LOG2 / 5, rtol=1e-5)
+    blind = distortion.per_label(jnp.full((4, 3), 1 / 3), targets)
+    np.testing.assert_allclose(blind, 3 * LOG2 / 5, rtol=1e-5)
+
+
+def test_per_label_is_the_mean_of_binary_problems():
+    probs, _, _ = random_problem(0)
+    rng = np.random.default_rng(0)
+    targets = rng.random((60, 3)) < [0.1, 0.5, 0.8]
+    weights = jnp.asarray(rng.uniform(0.2, 1, 60))
+    want = [
+        distortion.target_given_source(
+            distortion.joint(probs, jnp.asarray(one_hot(column, 2)), weights)
+        )
+        for column in targets.T.astype(int)
+    ]
+    got = distortion.per_label(probs, jnp.asarray(targets, jnp.float32), weights)
+    np.testing.assert_allclose(got, np.mean(want), rtol=1e-5)
+
+
+def negative_sets_by_hand(probs, labels):
+    probs, total = np.asarray(probs, float), 0.0
+
+    def h(rows):
+        p = rows.mean(axis=0)
+        return -np.sum(p[p > 0] * np.log(p[p > 0]))
+
+    for y in np.unique(labels):
+        share = np.mean(labels == y)
+        total += share * (h(probs[labels == y]) - h(probs[labels != y]))
+    return total
+
+
+def test_negative_sets_by_hand():
+    probs, targets, labels = random_problem(4)
+    got = distortion.negative_sets(distortion.joint(probs, targets))
+    want = negative_sets_by_hand(probs, labels)
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+    # With an empty class beside the others nothing changes.
+    padded = jnp.concatenate([targets, jnp.zeros((60, 1))], axis=1)
+    got = distortion.negative_sets(distortion.joint(probs, padded))
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+def test_negative_sets_closed_forms():
+    one_to_one = jnp.eye(8) / 8
+    np.testing.assert_allclose(
+        distortion.negative_sets(one_to_one), -math.log(7), rtol=1e-5
+    )
+    binary = jnp.asarray(one_hot([0, 1] * 30, 2))
+    q = distortion.joint(random_problem(5)[0], binary)
+    value, grad = jax.value_and_grad(distortion.negative_sets)(q)
+    np.testing.assert_allclose(value, 0, atol=1e-6)
+    # Along changes of the predictions, which keep the classes balanced, it is flat.
+    np.testing.assert_allclose(grad - grad[:1], 0, atol=1e-5)
+    uneven = q * jnp.array([1.6, 0.4])
+    h = [distortion.entropy(q[:, y] / 0.5) for y in (0, 1)]
+    np.testing.assert_allclose(
+        distortion.negative_sets(uneven), 0.6 * (h[0] - h[1]), rtol=1e-4
+    )
+
+
+def test_prototype_cost_by_hand_and_empty_classes():
+    source = jnp.array([[0.0, 0.0], [2.0, 0.0], [0.0, 4.0]])
+    source_labels = jnp.asarray(one_hot([0, 0, 2], 3))
+    features = jnp.array([[1.0, 3.0], [1.0, 5.0], [0.0, 0.0]])
+    targets = jnp.asarray(one_hot([1, 1, 0], 3))
+    cost = distortion.prototype_cost(features, targets, source, source_labels)
+    want = np.array([[1.0, 16.0], [16.0, 1.0]])
+    np.testing.assert_allclose(cost[np.ix_([0, 2], [0, 1])], want, atol=1e-6)
+    np.testing.assert_allclose(cost[1], want.mean(), rtol=1e-6)
+    np.testing.assert_allclose(cost[:, 2], want.mean(), rtol=1e-6)
+    grad = jax.grad(
+        lambda u: jnp.sum(
+            distortion.prototype_cost(u, targets, source, source_labels)[:, 2]
+        )
+    )(features)
+    np.testing.assert_array_equal(grad, 0)
+    none = distortion.prototype_cost(features, 0 * targets, source, source_labels)
+    np.testing.assert_array_equal(none, 0)
+    with pytest.raises((ValueError, TypeError)):
+        distortion.prototype_cost(features, targets[:2], source, source_labels)
+
+
+def test_joint_cost_gives_back_the_joint():
+    q = jnp.array([[0.3, 0.1, 0.0], [0.0, 0.0, 0.0], [0.05, 0.25, 0.3]])
+    cost = distortion.joint_cost(q)
+    np.testing.assert_allclose(cost[0, :2], [-math.log(0.3), -math.log(0.1)], rtol=1e-6)
+    assert jnp.all(jnp.isposinf(cost[1])) and jnp.isposinf(cost[0, 2])
+    plan, _ = ot.transport_plan(cost, q.sum(1), q.sum(0), epsilon=1.0)
+    np.testing.assert_allclose(plan, q, atol=1e-6)
+    grad = jax.grad(lambda q: jnp.sum(jnp.where(q > 0, distortion.joint_cost(q), 0)))(q)
+    np.testing.assert_allclose(grad, np.where(q > 0, -1 / np.maximum(q, 0.01), 0))
+
+
+def test_gradients_of_the_later_losses():
+    """As `test_gradient_against_finite_differences`, with what is not a loss of q."""
+    probs, targets, _ = random_problem(1)
+    rng = np.random.default_rng(3)
+    logits, step = (jnp.asarray(rng.normal(size=(60, 5)), jnp.float32) for _ in "ab")
+    multi_hot = jnp.asarray(rng.random((60, 3)) < 0.4, jnp.float32)
+    source = jnp.asarray(rng.normal(size=(60, 5)), jnp.float32)
+
+    def transported(features):
+        cost = distortion.prototype_cost(features, targets, source, probs)
+        q = distortion.joint(jax.nn.softmax(features), targets)
+        plan, _ = ot.transport_plan(
+            cost, q.sum(1), q.sum(0), epsilon=0.5, threshold=1e-6
+        )
+        return distortion.transport_distortion(q, plan)
+
+    losses = {
+        "per_label": lambda u: distortion.per_label(jax.nn.softmax(u), multi_hot),
+        "negative": lambda u: distortion.negative_sets(
+            distortion.joint(jax.nn.softmax(u), targets)
+        ),
+        "prototype": transported,
+    }
+    size = 1e-2
+    for name, loss in losses.items():
+        slope = jnp.sum(jax.grad(loss)(logits) * step)
+        want = (loss(logits + size * step) - loss(logits - size * step)) / (2 * size)
+        np.testing.assert_allclose(
+            slope, want, rtol=5e-3, atol=2e-4, err_msg=f"gradient of {name}"
+        )
+
+
+@pytest.mark.parametrize("case", ["one_target", "hard", "one_sample"])
+def test_later_losses_are_finite_at_the_edges(case):
+    probs, labels, kt = {
+        "one_target": (np.full((4, 3), 1 / 3), [0] * 4, 1),
+        "hard": (one_hot([0, 0, 1, 1], 4), [0, 1, 1, 1], 3),
+        "one_sample": (one_hot([0], 3), [1], 2),
+    }[case]
+    probs = jnp.asarray(probs, jnp.float32)
+    targets = jnp.asarray(one_hot(labels, kt), jnp.float32)
+    for loss in (
+        lambda p: distortion.negative_sets(distortion.joint(p, targets)),
+        lambda p: distortion.per_label(p, targets),
+        lambda p: jnp.sum(distortion.prototype_cost(p, targets, p, p)),
+    ):
+        value, grad = jax.value_and_grad(loss)(probs)
+        assert jnp.isfinite(value) and jnp.all(jnp.isfinite(grad))
