@@ -26,8 +26,8 @@ def nrmse_update(
 ) -> dict[str, Array]:
     """Sum `||pred - y||_2 / ||y||_2` over samples (channels and grid flattened).
 
-    The nRMSE of data 1.3, also called mean relative L2. No epsilon: a target of zeros
-    counts as infinite.
+    The nRMSE of the cross-modal papers, also called mean relative L2. No epsilon: a
+    target of zeros counts as infinite.
     """
     pred, y = (v.reshape(v.shape[0], -1).astype(jnp.float32) for v in (pred, y))
     scale = jnp.linalg.norm(jnp.where(mask[:, None], y, 1.0), axis=1)

@@ -46,8 +46,8 @@ def make(
     the gradient as PyTorch does. Only kernels decay: not biases, norms or positions.
 
     Args:
-      section: `name`, `lr`, `weight_decay`, `b1` (momentum for sgd), `b2`, `clip`
-        (global
+      section: `name`, `lr`, `new_lr_factor` (learning rate of embedder and head over
+        that of the body), `weight_decay`, `b1` (momentum for sgd), `b2`, `clip` (global
         norm, 0 is off), `warmup_frac`, `decay`.
       num_steps: steps of the phase.
 

@@ -1,4 +1,4 @@
-"""Closed forms of the label distortion (methods 1.11), golden values, gradients."""
+"""Closed forms of the label distortion, golden values, gradients."""
 
 import json
 import math

@@ -22,7 +22,7 @@ def initial_fields(
     Sums of four sines with wavenumbers `2 pi (j + 1) m_j / (L - dx)`, where `m_j`
     counts how often two random picks fell on mode j; a mode nobody picked adds a
     constant. A tenth of the samples is made positive, all get a random sign, and a
-    tenth is cut to a window of width 0.45 (data 2.1; PDEBench commit b5b646f,
+    tenth is cut to a window of width 0.45 (PDEBench commit b5b646f,
     `utils.init_multi`).
 
     Args:

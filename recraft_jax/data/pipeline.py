@@ -48,7 +48,7 @@ def balanced(
     """Endless batches with equally many samples of each class, and importance weights.
 
     Weights undo the balancing: within a batch a class weighs as much as it does in
-    `labels`, and all weights sum to 1 (methods 1.10).
+    `labels`, and all weights sum to 1.
 
     Args:
       arrays: samples along the first axis.

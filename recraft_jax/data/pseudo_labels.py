@@ -2,7 +2,7 @@
 
 The released code clusters raw targets into k = 10 with whatever the global random state
 is. Here targets are standardised, reduced by PCA and clustered with a seed, on the
-training split only (methods 1.9; D28 of the list of discrepancies).
+training split only.
 """
 
 from collections.abc import Mapping

@@ -89,8 +89,8 @@ def split_task(
       kind: `dense` or `classification`.
       metric: name of the metric.
       protocol: `corrected` holds `val_frac` of the training samples out; `official`
-        trains on all of them and selects on the test split, as the released code does
-        (design 5; D24 of the list of discrepancies).
+        trains on all of them and selects on the test split, as the released code
+        does.
       val_frac: share of training samples held out, drawn without replacement.
       split_seed: seed of that draw, apart from the run's seed so that runs with other
         seeds see the same split.

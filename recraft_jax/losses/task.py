@@ -11,7 +11,7 @@ def relative_l2(
 ) -> Float[Array, " b"]:
     r"""Compute `\|pred - target\|_2 / \|target\|_2` of each flattened sample.
 
-    The nRMSE of the cross-modal papers before its mean (data 1.3). A target of zeros
+    The nRMSE of the cross-modal papers before its mean. A target of zeros
     gives infinity, a perfect prediction a zero gradient.
     """
     error = _flat_norm(pred.astype(jnp.float32) - target.astype(jnp.float32))

@@ -1,8 +1,8 @@
 """Target fitting: the last phase of every method, the only one of `nft` and `scratch`.
 
 Stage 2 of RECRAFT (the paper's Eq. 9): minimise the task loss over body and head, and
-over the embedder unless it is frozen (D3 of the list of discrepancies: the paper
-freezes it, the released code does not).
+over the embedder unless it is frozen (the paper freezes it, the released code does
+not).
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Stage 0: the source side, from real text through the pretrained model itself.
 
 The source feature map theta is the backbone's own embedding layer; the source predictor
-p_s(z|u) is its frozen encoder with a linear head on top (methods 1.1, 2.2). The head is
+p_s(z|u) is its frozen encoder with a linear head on top. The head is
 a multinomial logistic regression on frozen states, fitted to convergence, with the
 strength of its L2 penalty chosen on a part of the training text.
 
@@ -164,7 +164,7 @@ def _frozen_states(text, params, embed, encode, batch_size: int = 64):
 
 
 def _subsample_outside(labels, names, rng) -> np.ndarray:
-    """Keep as many `O` units as the largest entity class has (data 4.1: 95 % are O)."""
+    """Keep as many `O` units as the largest entity class has (95 % of WNUT-16 is O)."""
     if "O" not in names:
         return np.arange(len(labels))
     outside = names.index("O")

@@ -18,9 +18,8 @@ class Rule(NamedTuple):
     r"""One line of a name table.
 
     Attributes:
-      source: regular expression on the checkpoint's tensor name. A group `(\\d+)` is
-        the
-        layer: those tensors are stacked along a new first axis in its order.
+      source: regular expression on the checkpoint's tensor name. A group `(\d+)` is
+        the layer: those tensors are stacked along a new first axis in its order.
       target: parameter path, or None for a tensor that is left aside on purpose.
       transform: from the PyTorch layout to ours (`transpose` for Linear weights).
     """

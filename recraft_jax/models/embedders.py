@@ -2,7 +2,7 @@
 
 The embedder is phi of the paper: what stage 1 learns. It cuts a 1-D or 2-D array into
 patches, maps each to a token, normalises, and adds positions. As in the released code
-(methods of record: RECRAFT's `newEmbedder`), the norm comes before the positions and
+(RECRAFT's `newEmbedder`), the norm comes before the positions and
 both start from the backbone's own.
 """
 
