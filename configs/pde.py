@@ -24,9 +24,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         config.data.num_test = 200
         config.data.num_points = 256
     if choice["scale"] == "quick":
-        config.stage1.num_steps = min(config.stage1.num_steps, 30)
-        config.stage2.num_epochs = 4
-        config.source.num_sentences = 1500
+        config.stage1.num_steps = min(config.stage1.num_steps, 10)
+        config.stage2.num_epochs = 2
+        config.source.num_sentences = 600
     if choice["scale"] == "paper":
         _paper(config)
     return config

@@ -117,7 +117,7 @@ LATE = {
     "empty split": ({"data.val_frac": 0.001}, "the val split is empty"),
     "NaN in the data": (
         {"data.noise": "nan"},
-        "train x has values that are not finite in 48 of 48 samples, first in sample 0",
+        "train x has values that are not finite in 60 of 60 samples, first in sample 0",
     ),
     "patch": ({"embedder.patch": 99}, "embedder.patch = 99; allowed: 1 to 32"),
     "optimiser": ({"stage2.optim.name": "lion"}, "'lion'; allowed: adamw, adam, sgd"),
