@@ -207,11 +207,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
                         record["best"] = {"value": value, "step": step}
                         best = keep(index, state.params)
                 if done % config.checkpoint.every_steps == 0 or step == end:
+                    # Averages begin anew here, as they do when a run resumes here.
                     with watch.stage(phase.name):
-                        # Averages begin anew here, as they do when a run resumes here.
                         log.scalars(*summary(window, phase))
-                        window = []
-                        record["seconds"] = watch.read()
+                    window = []
+                    record["seconds"] = watch.read()
+                    with watch.stage(phase.name):
                         checkpoints.save(checkpointer, step, saved(state, best), record)
             if phase.name == "align":
                 record["align"]["after"] = alignment(state.params)
