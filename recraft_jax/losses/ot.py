@@ -17,6 +17,9 @@ Gradients follow from the envelope theorem: the potential g is a constant, and
 is differentiated through the cost. Do not take second derivatives. Nothing here can
 raise inside `jit`: a NaN in the inputs gives a NaN value with `converged` False, and
 the caller must look at both.
+
+The file is long because it is the one door to `ott`: next to the public functions it
+holds the costs and row blocks that `ott` lacks.
 """
 
 import functools
