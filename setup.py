@@ -44,8 +44,6 @@ setuptools.setup(
             "pytest-xdist",
             "ruff",
         ],
-        "log": ["tensorboardX", "wandb"],
-        "plot": ["matplotlib"],
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
     },

@@ -16,7 +16,6 @@ class Metric(NamedTuple):
 
     update: Callable[..., dict[str, Array]]
     finish: Callable[[Mapping[str, ArrayLike]], float]
-    label: str
 
 
 def nrmse_update(
@@ -49,6 +48,6 @@ def mean(sums: Mapping[str, ArrayLike]) -> float:
 
 
 METRICS = {
-    "nrmse": Metric(nrmse_update, mean, "nRMSE (mean relative L2)"),
-    "error": Metric(error_update, mean, "error rate"),
+    "nrmse": Metric(nrmse_update, mean),
+    "error": Metric(error_update, mean),
 }

@@ -202,6 +202,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
                     with watch.stage(phase.name):
                         summary(window, phase)  # waits, and refuses what is not finite
                     value = score(state.params, "val")
+                    if not math.isfinite(value):
+                        # A NaN would be kept as the best: nothing is below it.
+                        raise errors.RunError(
+                            f"val {task.metric} is {value} at step {step} of phase "
+                            f"{phase.name!r}; the last good checkpoint is kept"
+                        )
                     log.scalars(step, phase.name, {f"val_{task.metric}": value})
                     if record["best"] is None or value < record["best"]["value"]:
                         record["best"] = {"value": value, "step": step}

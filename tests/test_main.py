@@ -14,7 +14,7 @@ import sys
 
 import pytest
 
-from recraft_jax import main
+from recraft_jax import evaluate, main
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMOKE = f"{ROOT}/configs/smoke.py"
@@ -265,6 +265,18 @@ def test_loss_that_is_not_finite_stops_with_step_and_phase(smoke, capsys, tmp_pa
     assert not (workdir / "results.json").exists()
     kept = {p.name for p in (workdir / "checkpoints").iterdir()}
     assert all(int(name) < 24 for name in kept)
+
+
+def test_validation_score_that_is_not_finite_stops_the_run(
+    smoke, capsys, monkeypatch, tmp_path
+):
+    """It would otherwise be kept as the best, since nothing is below a NaN."""
+    monkeypatch.setattr(evaluate, "score", lambda *_, **__: float("nan"))
+    workdir = tmp_path / "run"
+    assert main.main([*smoke("dense,method=nft"), f"--workdir={workdir}"]) == 1
+    err = capsys.readouterr().err
+    assert "val nrmse is nan at step 6 of phase 'fit'" in err and err.count("\n") == 1
+    assert not (workdir / "results.json").exists()
 
 
 # ----------------------------------------------------------------------------- resuming
