@@ -26,7 +26,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.embedder.patch = 8
     config.source.name = "table"
     config.source.num_features = 64
-    config.fa.num_source = 32
     config.fld.num_clusters = 4
     config.stage1.num_steps = min(config.stage1.num_steps, 6)
     config.stage1.batch_size = 12

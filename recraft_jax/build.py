@@ -15,8 +15,10 @@ from absl import logging
 from recraft_jax import assets, errors, metrics, writer
 from recraft_jax.data import darcy, generators, pseudo_labels, tasks, text
 from recraft_jax.losses import task as task_losses
-from recraft_jax.methods import source
+from recraft_jax.methods import alignment, lipschitz, source
 from recraft_jax.models import cross_modal, pretrained
+
+RELEASED_BATCH = 4.0  # of the released Lipschitz step, whose gradients carry 1/4
 
 
 class Target(NamedTuple):
@@ -151,7 +153,8 @@ def params(
     made = model.init(jax.random.key(config.seed))
     if origin is None:
         return made
-    return made | {path: jnp.asarray(x) for path, x in source.leaves(origin).items()}
+    found = source.leaves(origin) | alignment.leaves(config.fa, origin.features)
+    return made | {path: jnp.asarray(x) for path, x in found.items()}
 
 
 def origin(
@@ -164,8 +167,9 @@ def origin(
     if path.exists():
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in ("features", "kernel", "bias")}
-                return source.Source(**arrays, report=json.loads(str(file["report"])))
+                stored = {name: file[name] for name in source.Source._fields}
+                stored["report"] = json.loads(str(stored["report"]))
+                return source.Source(**stored)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             logging.warning("%s is damaged (%s); running stage 0 again", path, error)
     found = source.prepare(
@@ -176,11 +180,28 @@ def origin(
         num_features=config.source.num_features,
         test_frac=config.source.test_frac,
         seed=config.source.seed,
+        recalibration=recalibration(config),
+        double_softmax=config.legacy.double_softmax_1d,
     )
     buffer = io.BytesIO()
     np.savez(buffer, **found._replace(report=json.dumps(found.report))._asdict())
     writer.write_atomically(path, buffer.getvalue())
     return found
+
+
+def recalibration(config: ml_collections.ConfigDict) -> lipschitz.Settings:
+    """How to recalibrate the head of a text source, the released code's 1-D side."""
+    section = config.lipschitz
+    return lipschitz.Settings(
+        method=section.method if section.one_d else "none",
+        tau=section.tau or config.fa.omega,
+        delta=section.delta,
+        rho=section.rho,
+        u_space=section.u_space,
+        norm_axis=section.norm_axis,
+        grad_divisor=RELEASED_BATCH if section.mean_loss_grad else 1.0,
+        num_samples=section.num_samples,
+    )
 
 
 def source_text(config: ml_collections.ConfigDict) -> text.Text:

@@ -18,8 +18,6 @@ from orbax.checkpoint import v1 as ocp
 
 from recraft_jax import errors
 
-KEEP = 2
-
 # tensorstore reports a failed write as ValueError with the system's message in it.
 _DISK_MESSAGES = (
     "No space left",
@@ -32,8 +30,8 @@ _DISK_MESSAGES = (
 
 
 @contextlib.contextmanager
-def open_dir(directory: pathlib.Path) -> Iterator[ocp.training.Checkpointer]:
-    """Open a folder of checkpoints, of which the newest `KEEP` stay.
+def open_dir(directory: pathlib.Path, keep: int) -> Iterator[ocp.training.Checkpointer]:
+    """Open a folder of checkpoints, of which the newest `keep` stay, or all for 0.
 
     Leaving waits for the save under way, also when the run is failing.
 
@@ -41,10 +39,11 @@ def open_dir(directory: pathlib.Path) -> Iterator[ocp.training.Checkpointer]:
       InputError: on leaving, that save could not be written.
     """
     policies = ocp.training
+    kept = policies.preservation_policies
     checkpointer = ocp.training.Checkpointer(
         directory.absolute(),
         save_decision_policy=policies.save_decision_policies.FixedIntervalPolicy(1),
-        preservation_policy=policies.preservation_policies.LatestN(KEEP),
+        preservation_policy=kept.LatestN(keep) if keep else kept.PreserveAll(),
         cleanup_tmp_directories=True,
     )
     try:
@@ -124,6 +123,43 @@ def restore_latest(
     if steps:
         checkpointer.reload()
     return None
+
+
+def steps(directory: pathlib.Path) -> list[int]:
+    """Steps of the checkpoints in a folder, in order."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
+
+
+def load(
+    directory: pathlib.Path, step: int, abstract: Callable[[int], dict[str, Any]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Load one checkpoint, to look at; nothing in the folder changes.
+
+    Args:
+      directory: of `open_dir`.
+      step: one of `steps`.
+      abstract: as in `restore_latest`.
+
+    Returns:
+      Arrays and record.
+
+    Raises:
+      InputError: it is damaged.
+    """
+    path = directory.absolute() / str(step)
+    try:
+        metadata = ocp.checkpointables_metadata(path).custom_metadata
+        arrays = ocp.load_checkpointables(path, abstract(step))
+        if int(fingerprint(arrays)) != metadata["fingerprint"]:
+            raise ValueError("its values are not those that were saved")
+    except Exception as error:  # damage shows as any of a dozen types
+        raise errors.InputError(
+            f"checkpoint {path} cannot be used: {first_line(error)}; allowed: the "
+            "folder of a run as it was written"
+        ) from error
+    return arrays, metadata["record"]
 
 
 @jax.jit

@@ -3,8 +3,8 @@
     python -m recraft_jax.main --config=FILE[:TASK[,key=value...]] [--workdir=DIR]
         [--config.section.name=value ...]
 
-Keys: method, backbone, scale, protocol, seed. Running the same command again resumes an
-unfinished run, or prints the table of a finished one.
+Keys: method, backbone, scale, protocol, preset, seed. Running the same command again
+resumes an unfinished run, or prints the table of a finished one.
 """
 
 import difflib
@@ -26,6 +26,16 @@ from recraft_jax import assets, errors, report, tree, writer
 
 # Sections that say where and how loud, not what: a run may resume with others.
 _NOT_IDENTITY = ("assets", "log")
+
+CHOICES = {
+    "fa.kind": ("w1", "w2sq_half", "otdd_single_label"),
+    "fld.kind": ("mi", "transport", "entropy", "negative_sets"),
+    "fld.transport_cost": ("prototype", "class", "joint"),
+    "lipschitz.method": ("penalty", "rescale", "none"),
+    "lipschitz.u_space": ("pooled", "mixed"),
+    "lipschitz.norm_axis": ("sample", "tokens"),
+    "stage1.mode": ("joint", "sequential"),
+}
 
 # Files and folders that cannot be used are the environment's doing, not a bug.
 _ENVIRONMENT = (
@@ -124,8 +134,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     """Refuse values no run can use, before any work."""
     positive = (
         "stage1.batch_size stage2.batch_size stage2.eval_batch_size stage2.num_epochs "
-        "embedder.patch fld.num_clusters fa.num_source source.num_features "
-        "source.max_length log.every_steps checkpoint.every_steps"
+        "embedder.patch fld.num_clusters source.num_features "
+        "source.max_length lipschitz.num_samples log.every_steps "
+        "checkpoint.every_steps"
     ).split()
     if config.method in ("recraft", "fa", "fld"):
         positive.append("stage1.num_steps")
@@ -133,7 +144,10 @@ def check(config: ml_collections.ConfigDict) -> None:
         section, name = path.split(".")
         if config[section][name] < 1:
             _refuse(config, path, "1 or more")
-    for path in ("fa.omega", "fld.weight"):
+    for path in (
+        *("fa.omega", "fa.epsilon", "fld.weight"),
+        *("lipschitz.tau", "lipschitz.rho"),
+    ):
         section, name = path.split(".")
         if config[section][name] < 0:
             _refuse(config, path, "0 or more")
@@ -144,12 +158,39 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"method {config.method} with fa.omega = 0 and fld.weight = 0 has no stage "
             "1; allowed: one above 0, or method nft"
         )
-    for path in ("data.val_frac", "source.test_frac"):
+    for path in ("data.val_frac", "source.test_frac", "lipschitz.delta"):
         section, name = path.split(".")
         if not 0 < config[section][name] < 1:
             _refuse(config, path, "above 0 and below 1")
-    if config.fld.kind != "mi":
-        _refuse(config, "fld.kind", "mi")
+    for path, allowed in CHOICES.items():
+        section, name = path.split(".")
+        if config[section][name] not in allowed:
+            _refuse(config, path, ", ".join(allowed))
+    _check_combinations(config)
+
+
+def _check_combinations(config: ml_collections.ConfigDict) -> None:
+    """Refuse values that have no meaning together."""
+    if not 0 <= config.fld.momentum < 1:
+        _refuse(config, "fld.momentum", "0 or more and below 1")
+    if config.fld.transport_epsilon <= 0:
+        _refuse(config, "fld.transport_epsilon", "above 0")
+    lipschitz = config.lipschitz
+    if lipschitz.method != "none" and not (lipschitz.tau or config.fa.omega):
+        raise errors.InputError(
+            "lipschitz.tau = 0 stands for fa.omega, which is 0; allowed: one above 0, "
+            "or lipschitz.method = none"
+        )
+    if lipschitz.norm_axis == "tokens" and lipschitz.u_space != "mixed":
+        _refuse(config, "lipschitz.norm_axis", "sample, or u_space = mixed with it")
+    if config.legacy.batch_count_scale and config.fld.weight > 0:
+        if config.fld.kind not in ("entropy", "negative_sets"):  # sums over classes
+            allowed = "false, or fld.kind entropy or negative_sets with it"
+            _refuse(config, "legacy.batch_count_scale", allowed)
+    if config.fld.dense_1d_per_token and config.fld.momentum > 0:
+        _refuse(config, "fld.dense_1d_per_token", "false, or fld.momentum = 0 with it")
+    if config.fld.dense_1d_per_token and config.fld.kind == "transport":
+        _refuse(config, "fld.dense_1d_per_token", "false with fld.kind = transport")
 
 
 def _refuse(config, path: str, allowed: str) -> None:

@@ -7,12 +7,31 @@ and no branch.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
+
+class Target(NamedTuple):
+    """What a method may know of the target task.
+
+    Attributes:
+      x: standardised training inputs `[n ...]`.
+      labels: their classes or clusters `[n]`.
+      num_classes: K_t of `labels`.
+      is_dense: whether the task predicts an array rather than a class.
+    """
+
+    x: np.ndarray
+    labels: np.ndarray
+    num_classes: int
+    is_dense: bool
+
 
 class Phase(NamedTuple):
     """One stretch of training.
 
     Attributes:
       name: shown in logs, keys of `metrics.jsonl`.
+      stage: `align` (stage 1) or `fit` (stage 2): whose seconds it counts as.
       loss_fn: `(params, stats, batch, key, step) -> (scalar, (stats, metrics))`, pure;
         `step` counts from 0 within the phase, `metrics` is a dict of scalars.
       trainable: regular expressions on parameter paths; all other leaves stay as they
@@ -22,9 +41,11 @@ class Phase(NamedTuple):
       stream: which batches it eats: `shuffled` or `balanced` (over pseudo-labels).
       batch_size: samples of one step, over all devices.
       select: keep the parameters with the best validation score rather than the last.
+      init_stats: `params -> stats` at the first step of the phase; empty if None.
     """
 
     name: str
+    stage: str
     loss_fn: Callable[..., tuple[Any, tuple[dict, dict]]]
     trainable: tuple[str, ...]
     num_steps: int
@@ -32,6 +53,7 @@ class Phase(NamedTuple):
     stream: str
     batch_size: int
     select: bool = False
+    init_stats: Callable[[dict], dict] | None = None
 
 
 def locate(phases: Sequence[Phase], step: int) -> tuple[int, int]:

@@ -15,32 +15,24 @@ import numpy as np
 from absl import logging
 
 from recraft_jax import (
+    assembly,
     baselines,
     build,
     checkpoints,
     clock,
     errors,
-    evaluate,
-    optim,
     provenance,
+    scoring,
     steps,
     tree,
     writer,
 )
 from recraft_jax import mesh as meshes
 from recraft_jax import phase as phases_lib
-from recraft_jax import state as states
 from recraft_jax.data import pipeline, tasks
 from recraft_jax.losses import distortion, ot
-from recraft_jax.methods import fit, recraft
+from recraft_jax.methods import recraft
 
-METHODS = {
-    "recraft": recraft.phases,
-    "fa": recraft.phases,
-    "fld": recraft.phases,
-    "nft": fit.phases,
-    "scratch": fit.phases,
-}
 FA_REPORT_POINTS = 2048
 
 
@@ -60,65 +52,17 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
     """
     watch = clock.Clock()
 
-    # ----------------------------------------------------------- devices, data, model
-    mesh = meshes.make()
-    replicated = meshes.replicated(mesh)
-    for section, name in (
-        ("stage1", "batch_size"),
-        ("stage2", "batch_size"),
-        ("stage2", "eval_batch_size"),
-    ):
-        meshes.check_batch_size(config[section][name], f"{section}.{name}")
+    # -------------------------------------------------------------------------- parts
     target = build.target(config)
     task, inputs, labels = target.task, target.inputs, target.labels
-    body = build.body(config)
-    model = build.model(config, task, body)
     writer.say(describe_target(config, target))
-    with watch.stage("source"):
-        origin = build.origin(config, body, workdir)
+    parts = assembly.make(config, target, workdir, watch)
+    mesh, phases, starts = parts.mesh, parts.phases, parts.starts
+    model, origin, params = parts.model, parts.origin, parts.params
+    replicated = meshes.replicated(mesh)
     if origin is not None:
-        writer.say(describe_source(config, origin.report))
-    params = build.params(config, model, origin)
-
-    # ------------------------------------------------------------------------- phases
-    epoch_steps = math.ceil(len(inputs["train"]["x"]) / config.stage2.batch_size)
-    phases = METHODS[config.method](
-        config,
-        model.apply,
-        target.loss,
-        num_classes=target.num_classes,
-        fit_steps=config.stage2.num_epochs * epoch_steps,
-    )
-    starts = np.cumsum([0] + [phase.num_steps for phase in phases]).tolist()
-    optimisers = [optim.make(phase.optim, phase.num_steps) for phase in phases]
-
-    def begin(index: int, params) -> states.TrainState:
-        return states.start_phase(
-            params,
-            {},
-            optimisers[index],
-            phases[index].trainable,
-            step=starts[index],
-            seed=config.seed,
-        )
-
-    def keep(index: int, params) -> dict[str, jax.Array]:
-        """Copy the leaves a phase trains: their state will be donated."""
-        chosen, _ = tree.split(params, phases[index].trainable)
-        return jax.tree.map(jnp.copy, chosen) if phases[index].select else {}
-
-    def saved(state: states.TrainState, best: dict) -> dict[str, Any]:
-        return {"state": state} | ({"best": best} if best else {})
-
-    def abstract(step: int) -> dict[str, Any]:
-        index, _ = phases_lib.locate(phases, step)
-        shapes = jax.eval_shape(
-            lambda p: saved(begin(index, p), keep(index, p)), params
-        )
-        return jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=replicated),
-            shapes,
-        )
+        for line in describe_source(config, origin.report):
+            writer.say(line)
 
     # ------------------------------------------------------------------- measurements
     def sums(params, batch):
@@ -135,7 +79,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
 
     def score(params, split: str) -> float:
         with watch.stage("eval"):
-            return evaluate.score(
+            return scoring.score(
                 score_step, params, inputs[split], metric=target.metric, **settings
             )
 
@@ -144,7 +88,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
             return {"fa": None, "fld": None}
         with watch.stage("eval"):
             out = {
-                split: evaluate.collect(
+                split: scoring.collect(
                     transfer_step, params, {"x": inputs[split]["x"]}, **settings
                 )
                 for split in ("train", "val")
@@ -154,12 +98,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
     # ---------------------------------------------------------------- start or resume
     # 1. the newest whole checkpoint here, 2. the pretrained body and new parts.
     with (
-        checkpoints.open_dir(workdir / "checkpoints") as checkpointer,
+        checkpoints.open_dir(workdir / "checkpoints", config.checkpoint.keep) as folder,
         writer.Writer(workdir, starts[-1]) as log,
     ):
         for phase in phases:
             log.text(describe_phase(phase, params))
-        restored = checkpoints.restore_latest(checkpointer, abstract)
+        restored = checkpoints.restore_latest(folder, parts.abstract)
         if restored is None:
             step, first, state, best = 0, 0, None, {}
             params = jax.device_put(params, replicated)
@@ -178,28 +122,28 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
         for index, phase in enumerate(phases[first:], start=first):
             start, end = starts[index], starts[index + 1]
             if state is None:
-                state = jax.device_put(begin(index, params), replicated)
-                best, record["best"] = keep(index, state.params), None
+                state = jax.device_put(parts.begin(index, params), replicated)
+                best, record["best"] = parts.keep(index, state.params), None
             train_step = steps.make_train_step(
-                phase, optimisers[index], start=start, mesh=mesh
+                phase, parts.optimisers[index], start=start, mesh=mesh
             )
             stream = make_stream(phase, inputs["train"], labels["train"], config.seed)
             window: list[tuple[int, dict]] = []
             while step < end:
-                with watch.stage(phase.name), jax.transfer_guard("disallow"):
+                with watch.stage(phase.stage), jax.transfer_guard("disallow"):
                     batch = meshes.put(mesh, stream[step - start])
                     state, measured = train_step(state, batch)
                 step += 1
                 # Logged one step late: the device works on while the host reads.
                 if len(window) == config.log.every_steps:
-                    with watch.stage(phase.name):
+                    with watch.stage(phase.stage):
                         log.scalars(*summary(window, phase))
                     window = []
                 window.append((step, measured))
                 log.progress(step, phase.name)
                 done = step - start
-                if phase.select and (done % epoch_steps == 0 or step == end):
-                    with watch.stage(phase.name):
+                if phase.select and (done % parts.epoch_steps == 0 or step == end):
+                    with watch.stage(phase.stage):
                         summary(window, phase)  # waits, and refuses what is not finite
                     value = score(state.params, "val")
                     if not math.isfinite(value):
@@ -211,16 +155,16 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
                     log.scalars(step, phase.name, {f"val_{task.metric}": value})
                     if record["best"] is None or value < record["best"]["value"]:
                         record["best"] = {"value": value, "step": step}
-                        best = keep(index, state.params)
+                        best = parts.keep(index, state.params)
                 if done % config.checkpoint.every_steps == 0 or step == end:
                     # Averages begin anew here, as they do when a run resumes here.
-                    with watch.stage(phase.name):
+                    with watch.stage(phase.stage):
                         log.scalars(*summary(window, phase))
                     window = []
                     record["seconds"] = watch.read()
-                    with watch.stage(phase.name):
-                        checkpoints.save(checkpointer, step, saved(state, best), record)
-            if phase.name == "align":
+                    with watch.stage(phase.stage):
+                        checkpoints.save(folder, step, parts.saved(state, best), record)
+            if phase.stage == "align" and phases[index + 1].stage != "align":
                 record["align"]["after"] = alignment(state.params)
             last, state = state.params, None
             params = {**last, **best}
@@ -231,7 +175,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
     after = record["align"].get("after", before)
     fitted, _ = tree.split(last, phases[-1].trainable)
     used = {path: leaf for path, leaf in last.items() if not path.startswith("source/")}
-    named = ("task", "method", "backbone", "protocol", "scale", "seed")
+    named = ("task", "method", "backbone", "protocol", "preset", "scale", "seed")
     results = {name: config[name] for name in named} | {
         "metric": task.metric,
         "test": test,
@@ -274,8 +218,9 @@ def measure_alignment(
     Returns:
       `fa`: W1 in units of feature distance, on at most 2,048 training samples; `fld`
       and `fld_val`: H(Z_t | Z_s) in nats, plug-in, on the training and the validation
-      split; `source_entropy`: H(Z_s) in nats on the training split, whose fall towards
-      zero is the sign of a collapse.
+      split, whatever the form stage 1 minimises; `fld_corrected`: the first with the
+      Miller-Madow correction, an upper estimate; `source_entropy`: H(Z_s) in nats on
+      the training split, whose fall towards zero is the sign of a collapse.
     """
     fa, info = _wasserstein1(out["train"]["u"][:FA_REPORT_POINTS], bank)
     if not info["converged"]:
@@ -292,6 +237,9 @@ def measure_alignment(
     return {
         "fa": float(fa),
         "fld": float(distortion.target_given_source(joints["train"])),
+        "fld_corrected": float(
+            distortion.miller_madow(joints["train"], len(labels["train"]))
+        ),
         "fld_val": float(distortion.target_given_source(joints["val"])),
         "source_entropy": float(distortion.entropy(joints["train"].sum(1))),
     }
@@ -336,6 +284,13 @@ def summary(window, phase: phases_lib.Phase) -> tuple[int, str, dict[str, float]
             last,
             mean["sinkhorn_error"],
         )
+    if mean.get("source_collapsed", 0.0) > 0.5:
+        logging.warning(
+            "H(Z_s) = %.3f nats is below half of its maximum at step %d: the target is "
+            "collapsing onto few source labels",
+            mean["source_entropy"],
+            last,
+        )
     return last, phase.name, mean
 
 
@@ -350,14 +305,25 @@ def describe_target(config, target: build.Target) -> str:
     )
 
 
-def describe_source(config, report: dict[str, Any]) -> str:
-    """Say what the source head knows of text it has not seen."""
-    return (
+def describe_source(config, report: dict[str, Any]) -> list[str]:
+    """Say what the source head knows of text it has not seen, and how steep it is."""
+    lines = [
         f"stage 0, source head on {config.source.name}, held out: accuracy "
         f"{report['accuracy']:.3f} (majority {report['majority']:.3f}), log-loss "
         f"{report['log_loss']:.3f}, information {report['information']:.3f} of "
         f"{report['entropy']:.3f} nats"
-    )
+    ]
+    found = report.get("lipschitz")
+    if found:
+        before, after = found["before"], found["after"]
+        lines.append(
+            f"         recalibrated ({found['method']}) to tau {found['tau']:.3g}: "
+            f"information {before['information']:.3f} -> {after['information']:.3f}, "
+            f"log-loss {before['log_loss']:.3f} -> {after['log_loss']:.3f}, slope (95 "
+            f"%) {before['slope']['0.95']:.3f} -> {after['slope']['0.95']:.3f}, share "
+            f"above tau {before['delta']:.3f} -> {after['delta']:.3f}"
+        )
+    return lines
 
 
 def describe_phase(phase: phases_lib.Phase, params: dict[str, jax.Array]) -> str:

@@ -18,7 +18,7 @@ import jax
 import rich.console
 import rich.progress
 
-_NOT_SHOWN = ("sinkhorn", "grad_norm")  # in metrics.jsonl only
+_NOT_SHOWN = ("sinkhorn", "grad_norm", "source_collapsed")  # in metrics.jsonl only
 
 
 class Writer:

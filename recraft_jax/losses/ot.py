@@ -194,6 +194,16 @@ def self_term(
 
 
 @_in_float32
+def default_epsilon(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, ""]:
+    """Compute the epsilon that `wasserstein1` takes for None, with uniform weights.
+
+    For a stream of batches against one cloud it is better constant: then the self term
+    of that cloud is constant too.
+    """
+    return _default_epsilon(*_inputs(x, y, None, None))
+
+
+@_in_float32
 def transport_plan(
     cost: Float[Array, "n m"],
     a: Float[Array, " n"],

@@ -17,11 +17,11 @@ def phases(
     apply: Callable,
     loss: Callable,
     *,
-    num_classes: int,
+    target: phase.Target,
     fit_steps: int,
 ) -> list[phase.Phase]:
     """The one phase of `nft` and `scratch`; nobody else has trained the embedder."""
-    del num_classes
+    del target
     return [fit_phase(config, apply, loss, num_steps=fit_steps, freeze_embedder=False)]
 
 
@@ -51,6 +51,7 @@ def fit_phase(
     trainable = ("body/.*", "head/.*")
     return phase.Phase(
         name="fit",
+        stage="fit",
         loss_fn=loss_fn,
         trainable=trainable if freeze_embedder else ("embedder/.*", *trainable),
         num_steps=num_steps,

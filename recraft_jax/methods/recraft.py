@@ -10,18 +10,23 @@ Stage 1 minimises the two terms that depend on phi, jointly:
 
 Gradients pass through the frozen body and source head; only the embedder moves. `fa`
 and `fld` are the same phase with one weight set to zero, and then that term costs
-nothing.
+nothing. Other forms of the terms are in `alignment.py` and `label_distortion.py`; what
+else the released code does differently is a switch here (`docs/theory.md` lists all).
 """
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from recraft_jax import phase
-from recraft_jax.losses import distortion, ot
-from recraft_jax.methods import fit, source
+from recraft_jax.losses import distortion
+from recraft_jax.methods import alignment, fit, label_distortion, source
+
+MODES = ("joint", "sequential")
 
 
 def phases(
@@ -29,12 +34,23 @@ def phases(
     apply: Callable,
     loss: Callable,
     *,
-    num_classes: int,
+    target: phase.Target,
     fit_steps: int,
 ) -> list[phase.Phase]:
-    """Stage 1 and stage 2 of `recraft`, `fa` and `fld`."""
+    """Stage 1 and stage 2 of `recraft`, `fa` and `fld`.
+
+    With `stage1.mode` `sequential`, as in the released code (D1), alignment ends before
+    the label term begins, and nothing holds it from then on.
+    """
+    fa, fld = config.fa.omega, config.fld.weight
+    parts = {"align": (fa, fld)}
+    if config.stage1.mode == "sequential" and fa > 0 and fld > 0:
+        parts = {"align_fa": (fa, 0.0), "align_fld": (0.0, fld)}
     return [
-        align_phase(config, apply, num_classes=num_classes),
+        *(
+            align_phase(config, apply, target=target, name=name, weights=weights)
+            for name, weights in parts.items()
+        ),
         fit.fit_phase(
             config,
             apply,
@@ -56,47 +72,115 @@ def align_phase(
     config: ml_collections.ConfigDict,
     apply: Callable,
     *,
-    num_classes: int,
+    target: phase.Target,
+    name: str,
+    weights: tuple[float, float],
 ) -> phase.Phase:
     """Build stage 1 over class-balanced batches with importance weights.
 
     Args:
-      config: the run's config; reads `fa`, `fld` and `stage1`.
+      config: the run's config; reads `fa`, `fld`, `legacy`, `stage1`, and the batch
+        size of `stage2`.
       apply: `(params, x) -> (pred, out)`.
-      num_classes: K_t, number of (pseudo-)labels.
+      target: the training split.
+      name: of the phase.
+      weights: omega of FA and lambda of FLD; a term of weight 0 is not computed.
     """
-    omega, weight = config.fa.omega, config.fld.weight
+    omega, weight = weights
+    num_classes, batch_size = target.num_classes, config.stage1.batch_size
+    counts = np.bincount(target.labels, minlength=num_classes)
+    per_class = batch_size // np.count_nonzero(counts)
+    is_per_token = config.fld.dense_1d_per_token and target.is_dense
+    scale = _batch_count_scale(config, counts, per_class)
+    fld_loss = label_distortion.make(config.fld, class_scale=scale["fld"])
+    momentum = config.fld.momentum
+    first_x = None
+    if config.legacy.negative_index_bug and config.fld.kind == "negative_sets":
+        picks = np.arange(per_class * np.count_nonzero(counts)) % len(target.x)
+        first_x = target.x[picks]
+
+    def source_view(params, x):
+        """Pooled features, and source log-probabilities of samples or of tokens."""
+        _, out = apply(params, x)
+        hidden = out["hidden"]
+        seen = hidden if is_per_token else hidden.mean(1)
+        return out["tokens"].mean(1), source.predict(params, seen)
 
     def loss_fn(params, stats, batch, key, step):
-        del step
-        u, log_probs = features(params, apply, batch["x"])
+        del key
+        u, log_probs = source_view(params, batch["x"])
         loss, metrics = 0.0, {}
         if omega > 0:
-            bank = params["source/features"]
-            num = min(config.fa.num_source, len(bank))
-            picks = jax.random.choice(key, len(bank), (num,), replace=False)
-            fa, info = ot.wasserstein1(u, bank[picks], weights_x=batch["weight"])
-            loss += omega * fa
-            metrics |= {
-                "fa": fa,
-                "sinkhorn_converged": info["converged"].astype(jnp.float32),
-                "sinkhorn_error": info["marginal_error"],
-            }
+            fa, measured = alignment.term(config.fa.kind, params, u, batch["weight"])
+            loss += omega * scale["fa"] * fa
+            metrics |= measured
         if weight > 0:
             targets = jax.nn.one_hot(batch["label"], num_classes)
-            q = distortion.joint(jnp.exp(log_probs), targets, batch["weight"])
-            fld = distortion.target_given_source(q)
+            q = label_distortion.joint_of(log_probs, targets, batch["weight"])
+            if momentum > 0:
+                past = jnp.where(step == 0, q, stats["joint"])
+                q = distortion.moving_average(past, q, momentum)
+                stats = {"joint": jax.lax.stop_gradient(q)}
+            samples = {
+                "features": u,
+                "targets": targets,
+                "source_features": params["source/features"],
+                "source_labels": params["source/labels"],
+                "negatives": None,
+            }
+            if first_x is not None:
+                _, log_first = source_view(params, first_x)
+                samples["negatives"] = distortion.misplaced_negatives(
+                    jnp.exp(log_first), targets
+                )
+            if is_per_token:
+                # The released code sums over the tokens, and so do we for it.
+                fld = jnp.sum(jax.vmap(lambda q: fld_loss(q, samples))(q))
+                q = q.mean(0)
+            else:
+                fld = fld_loss(q, samples)
             loss += weight * fld
-            source_entropy = distortion.entropy(q.sum(1))
-            metrics |= {"fld": fld, "source_entropy": source_entropy}
+            entropy = distortion.entropy(q.sum(1))
+            collapsed = entropy < 0.5 * math.log(q.shape[0])
+            metrics |= {
+                "fld": fld,
+                "source_entropy": entropy,
+                "source_collapsed": collapsed.astype(jnp.float32),
+            }
         return loss, (stats, metrics)
 
+    head = ("source/head/.*",) if config.fld.train_source_head and weight > 0 else ()
     return phase.Phase(
-        name="align",
+        name=name,
+        stage="align",
         loss_fn=loss_fn,
-        trainable=("embedder/.*",),
+        trainable=("embedder/.*", *head),
         num_steps=config.stage1.num_steps,
         optim=config.stage1.optim,
         stream="balanced",
-        batch_size=config.stage1.batch_size,
+        batch_size=batch_size,
+        init_stats=_empty_joint(num_classes) if momentum > 0 and weight > 0 else None,
     )
+
+
+def _empty_joint(num_classes: int) -> Callable[[dict], dict]:
+    """The moving average before its first step, which replaces it."""
+
+    def init(params):
+        num_source = params["source/head/bias"].shape[0]
+        return {"joint": jnp.zeros((num_source, num_classes), jnp.float32)}
+
+    return init
+
+
+def _batch_count_scale(config, counts: np.ndarray, per_class: int) -> dict:
+    """Factors of the released code: samples used over number of loader batches (D9)."""
+    if not config.legacy.batch_count_scale:
+        return {"fa": 1.0, "fld": None}
+    loader = config.stage2.batch_size
+    used = per_class * np.count_nonzero(counts)
+    batches = np.maximum(np.ceil(counts / loader), 1)
+    return {
+        "fa": used / math.ceil(counts.sum() / loader),
+        "fld": jnp.asarray(per_class / batches, jnp.float32),
+    }

@@ -1,43 +1,53 @@
 """Stage 0: the source side, from real text through the pretrained model itself.
 
 The source feature map theta is the backbone's own embedding layer; the source predictor
-p_s(z|u) is its frozen encoder with a linear head on top. The head is
-a multinomial logistic regression on frozen states, fitted to convergence, with the
-strength of its L2 penalty chosen on a part of the training text.
+p_s(z|u) is its frozen encoder with a linear head on top. The head is a multinomial
+logistic regression on frozen states, fitted to convergence, with the strength of its L2
+penalty chosen on a part of the training text. `lipschitz.py` may then recalibrate it,
+so that its loss is omega-Lipschitz in u (Def. 4).
 
 FLD can only measure what this head knows: `information` is I(Z_s; true label) on
 held-out text, in nats, the same functional that stage 1 maximises for the target.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import sklearn.linear_model
 from absl import logging
 
 from recraft_jax import errors
 from recraft_jax.losses import distortion
+from recraft_jax.methods import heads, lipschitz, text_tower
 
 STRENGTHS = np.logspace(-3, 2, 6)
-BUCKET = 16  # sentences are padded to a multiple of this: few compiled shapes
 
 
 class Source(NamedTuple):
-    """What stage 1 needs of the source, as numpy arrays.
+    """What the later stages need of the source, as numpy arrays.
 
     Attributes:
       features: pooled embeddings of source sentences `[n d]`, the cloud FA aligns with.
+      labels: their classes as rows `[n k]`: one-hot, the shares of the classes of their
+        tokens at token level, or zeros where no token has a label.
       kernel: of the source head, `[d k]`.
       bias: of the source head, `[k]`.
+      held_features: pooled embeddings of held-out units `[m d]` (of their sentences).
+      held_log_probs: log p_s of these units `[m k]`.
+      held_labels: their classes `[m]`.
       report: held-out figures of the head and what they were measured on.
     """
 
     features: np.ndarray
+    labels: np.ndarray
     kernel: np.ndarray
     bias: np.ndarray
+    held_features: np.ndarray
+    held_log_probs: np.ndarray
+    held_labels: np.ndarray
     report: dict[str, Any]
 
 
@@ -50,6 +60,8 @@ def prepare(
     num_features: int,
     test_frac: float,
     seed: int,
+    recalibration: lipschitz.Settings,
+    double_softmax: bool = False,
 ) -> Source:
     """Embed labelled text, fit the source head and measure it on held-out text.
 
@@ -62,15 +74,17 @@ def prepare(
       num_features: most sentences whose features are kept for FA.
       test_frac: share of sentences held out for the report.
       seed: of the split and of the choice of features.
+      recalibration: of the head, on training text that the head is then not fitted on.
+      double_softmax: fit the head through a second soft-max, as the released code does
+        for text; predictions use one.
 
     Raises:
       InputError: fewer than two classes, or too few sentences to hold any out.
     """
     rng = np.random.default_rng(seed)
-    pooled, states, labels, sentence = _frozen_states(text, params, embed, encode)
+    pooled, units = text_tower.frozen_units(text, params, embed, encode)
     if text.level == "token":
-        keep = _subsample_outside(labels, text.names, rng)
-        states, labels, sentence = states[keep], labels[keep], sentence[keep]
+        units = units.take(_subsample_outside(units.labels, text.names, rng))
     order = rng.permutation(len(text.ids))
     num_test = round(test_frac * len(order))
     num_fit = round(0.8 * (len(order) - num_test))
@@ -78,24 +92,39 @@ def prepare(
     part = np.full(len(order), 2)
     part[order[:num_test]] = 0
     part[order[num_test : num_test + num_fit]] = 1
-    test, fit, choose = (part[sentence] == i for i in range(3))
+    test, fit, choose = (part[units.sentence] == i for i in range(3))
+    states, labels, num_classes = units.states, units.labels, len(text.names)
     if len(set(labels[fit])) < 2 or not test.any() or not choose.any():
         raise errors.InputError(
             f"the source text has {len(text.ids)} sentences and classes {text.names}; "
             "allowed: at least two classes and enough sentences to hold some out"
         )
+    fit_head = heads.double_softmax if double_softmax else heads.logistic
 
-    def head(rows: np.ndarray, strength: float):
-        model = sklearn.linear_model.LogisticRegression(C=strength, max_iter=1000)
-        return model.fit(states[rows], labels[rows])
+    def log_loss(head, rows: np.ndarray) -> float:
+        log_probs = heads.log_probs(head, states[rows])
+        return float(-log_probs[np.arange(rows.sum()), labels[rows]].mean())
 
-    def log_loss(model, rows: np.ndarray) -> float:
-        probs = _probs(model, states[rows], len(text.names))
-        return float(-np.log(probs[np.arange(rows.sum()), labels[rows]]).mean())
+    def head_on(rows: np.ndarray, strength: float):
+        return fit_head(states[rows], labels[rows], num_classes, strength)
 
-    best = min(STRENGTHS, key=lambda s: log_loss(head(fit, s), choose))
-    model = head(fit | choose, best)
-    report = _report(model, states[test], labels[test], labels[fit | choose], text)
+    best = min(STRENGTHS, key=lambda s: log_loss(head_on(fit, s), choose))
+    is_calibrated = recalibration.method != "none"
+    seen = fit if is_calibrated else fit | choose
+    head = head_on(seen, best)
+    report = {}
+    if is_calibrated:
+        head, report = _recalibrated(
+            head,
+            {"fit": units.take(choose), "test": units.take(test)},
+            functools.partial(text_tower.logit_gradients, text, params, embed, encode),
+            recalibration,
+            seed,
+        )
+    kernel, bias = head
+    log_probs = heads.log_probs(head, states[test])
+    report = _report(log_probs, labels[test], labels[seen], text) | report
+    report["l2_strength"] = float(best)
     if report["accuracy"] <= report["majority"]:
         logging.warning(
             "the source head is not above its majority class on held-out text "
@@ -104,9 +133,17 @@ def prepare(
             report["accuracy"],
             report["majority"],
         )
-    kernel, bias = _linear(model, len(text.names), states.shape[1])
     chosen = np.sort(rng.permutation(len(pooled))[:num_features])
-    return Source(pooled[chosen], kernel, bias, report)
+    return Source(
+        features=pooled[chosen],
+        labels=_sentence_labels(units, len(pooled), num_classes)[chosen],
+        kernel=kernel,
+        bias=bias,
+        held_features=pooled[units.sentence[test]],
+        held_log_probs=log_probs,
+        held_labels=labels[test].astype(np.int32),
+        report=report,
+    )
 
 
 def predict(params: dict[str, jax.Array], hidden: jax.Array) -> jax.Array:
@@ -119,48 +156,39 @@ def leaves(source: Source) -> dict[str, np.ndarray]:
     """Put the source under the parameter paths that stage 1 reads, all frozen there."""
     return {
         "source/features": source.features,
+        "source/labels": source.labels,
         "source/head/kernel": source.kernel,
         "source/head/bias": source.bias,
     }
 
 
-def _frozen_states(text, params, embed, encode, batch_size: int = 64):
-    """Return features by sentence; states, labels and sentence by labelled unit."""
-
-    @jax.jit
-    def run(params, ids, mask):
-        tokens = embed(params, ids)
-        hidden = encode(params, tokens, mask)
-        weight = mask[..., None] / mask.sum(1)[:, None, None]
-        return (tokens * weight).sum(1), (hidden * weight).sum(1), hidden
-
-    params = jax.device_put(params)
-    lengths = text.mask.sum(1)
-    order = np.argsort(lengths, kind="stable")
-    pooled = states = None
-    units = {"state": [], "label": [], "sentence": []}
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        width = -(-int(lengths[rows].max()) // BUCKET) * BUCKET
-        width = min(width, text.ids.shape[1])
-        fill = batch_size - len(rows)
-        ids = np.pad(text.ids[rows, :width], ((0, fill), (0, 0)))
-        mask = np.pad(text.mask[rows, :width], ((0, fill), (0, 0)))
-        mask[len(rows) :, 0] = True  # a filled row must not divide by zero
-        u, mean, hidden = jax.device_get(run(params, ids, mask))
-        if pooled is None:
-            pooled = np.zeros((len(order), u.shape[1]), np.float32)
-            states = np.zeros_like(pooled)
-        pooled[rows], states[rows] = u[: len(rows)], mean[: len(rows)]
-        if text.level == "token":
-            labels = text.labels[rows, :width]
-            at = np.argwhere(labels >= 0)
-            units["state"].append(hidden[at[:, 0], at[:, 1]])
-            units["label"].append(labels[at[:, 0], at[:, 1]])
-            units["sentence"].append(rows[at[:, 0]])
-    if text.level == "sentence":
-        return pooled, states, text.labels, np.arange(len(order))
-    return pooled, *(np.concatenate(part) for part in units.values())
+def _recalibrated(
+    head, units: dict[str, text_tower.Units], gradients, settings, seed: int
+):
+    """Recalibrate a head on `units["fit"]`; measure both heads on `units["test"]`."""
+    kernel, bias = head
+    samples = {}
+    for name, found in units.items():
+        order = np.random.default_rng(seed).permutation(len(found.labels))
+        found = found.take(np.sort(order[: settings.num_samples]))
+        grads = gradients(kernel, found, pooled=settings.u_space == "pooled")
+        logits = found.states @ kernel + bias
+        samples[name] = lipschitz.Samples(
+            jnp.asarray(logits), jnp.asarray(grads), jnp.asarray(found.labels)
+        )
+    mix, shift, search = lipschitz.recalibrate(samples["fit"], settings)
+    same = np.eye(len(bias)), np.zeros(len(bias))
+    report = {
+        "method": settings.method,
+        "tau": settings.tau,
+        "u_space": settings.u_space,
+        "units": {name: len(found.labels) for name, found in samples.items()},
+        "before": lipschitz.report(samples["test"], *same, settings),
+        "after": lipschitz.report(samples["test"], mix, shift, settings),
+        **search,
+    }
+    head = (kernel @ mix).astype(np.float32), (bias @ mix + shift).astype(np.float32)
+    return head, {"lipschitz": report}
 
 
 def _subsample_outside(labels, names, rng) -> np.ndarray:
@@ -173,27 +201,17 @@ def _subsample_outside(labels, names, rng) -> np.ndarray:
     return np.sort(np.concatenate([np.flatnonzero(labels != outside), kept]))
 
 
-def _probs(model, states, num_classes: int) -> np.ndarray:
-    probs = np.full((len(states), num_classes), 1e-12)
-    probs[:, model.classes_] = model.predict_proba(states)
-    return np.clip(probs, 1e-12, None)
+def _sentence_labels(
+    units: text_tower.Units, num_sentences: int, num_classes: int
+) -> np.ndarray:
+    """Shares of the classes among the units of each sentence, `[n k]`."""
+    counts = np.zeros((num_sentences, num_classes), np.float32)
+    np.add.at(counts, (units.sentence, units.labels), 1.0)
+    return counts / np.maximum(counts.sum(1, keepdims=True), 1.0)
 
 
-def _linear(model, num_classes: int, width: int):
-    """Head arrays of a fitted model; a class it never saw gets a hopeless bias."""
-    kernel = np.zeros((width, num_classes), np.float32)
-    bias = np.full(num_classes, -30.0, np.float32)
-    if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
-        kernel[:, model.classes_[1]] = model.coef_[0]
-        bias[model.classes_] = [0.0, model.intercept_[0]]
-    else:
-        kernel[:, model.classes_] = model.coef_.T
-        bias[model.classes_] = model.intercept_
-    return kernel, bias
-
-
-def _report(model, states, labels, seen, text) -> dict[str, Any]:
-    probs = _probs(model, states, len(text.names))
+def _report(log_probs, labels, seen, text) -> dict[str, Any]:
+    probs = np.exp(log_probs)
     one_hot = np.eye(len(text.names))[labels]
     joint = distortion.joint(jnp.asarray(probs), jnp.asarray(one_hot))
     common = np.bincount(seen).argmax()
@@ -203,8 +221,7 @@ def _report(model, states, labels, seen, text) -> dict[str, Any]:
         "units": {"train": len(seen), "test": len(labels)},
         "accuracy": float((probs.argmax(1) == labels).mean()),
         "majority": float((labels == common).mean()),
-        "log_loss": float(-np.log(probs[np.arange(len(labels)), labels]).mean()),
+        "log_loss": float(-log_probs[np.arange(len(labels)), labels].mean()),
         "entropy": float(distortion.entropy(joint.sum(0))),
         "information": float(distortion.mutual_information(joint)),
-        "l2_strength": float(model.C),
     }

@@ -1,0 +1,89 @@
+"""FLD, the label term of stage 1, in its forms.
+
+    mi             H(Z_t | Z_s) = H(Z_t) - I(Z_s; Z_t): FLD at the best map (Eq. 7)
+    transport      FLD at the map of an entropic coupling of the labels
+    entropy        H(Z_s | Z_t), what the released code minimises by default (D4)
+    negative_sets  its `C_entropy` option (D5)
+
+Only `mi` and `transport` are distortions of the bound. The others can be brought to
+their minimum by predictions that say nothing about the target label.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from recraft_jax.losses import distortion, label_ot, ot
+
+KINDS = ("mi", "entropy", "transport", "negative_sets")
+CLASS_SUMS = ("entropy", "negative_sets")  # a sum of one term for each target class
+COSTS = ("prototype", "class", "joint")
+
+
+def make(
+    section: ml_collections.ConfigDict, *, class_scale: jax.Array | None
+) -> Callable[..., jax.Array]:
+    """Build the loss `(q, samples) -> scalar` of a joint `[ks kt]`.
+
+    `samples` holds what some kinds need beside the joint: `features` `[b d]` and
+    `targets` `[b kt]` of the batch, `source_features` `[n d]` and `source_labels`
+    `[n ks]`, `negatives` `[ks kt]` or None.
+
+    Args:
+      section: `config.fld`: `kind`, `transport_cost`, `transport_epsilon`.
+      class_scale: factor of each class `[kt]`, for kinds of `CLASS_SUMS`.
+    """
+    if section.kind == "mi":
+        return lambda q, samples: distortion.target_given_source(q)
+    if section.kind == "entropy":
+        return lambda q, samples: distortion.source_given_target(
+            q, class_scale=class_scale
+        )
+    if section.kind == "negative_sets":
+        return lambda q, samples: distortion.negative_sets(
+            q, negatives=samples["negatives"], class_scale=class_scale
+        )
+
+    def transport(q, samples):
+        cost, epsilon = _label_cost(section, q, samples)
+        # A row of mass zero has no place in the map; the loss leaves it out as well.
+        plan, _ = ot.transport_plan(cost, q.sum(1), q.sum(0), epsilon=epsilon)
+        return distortion.transport_distortion(q, plan)
+
+    return transport
+
+
+def joint_of(log_probs: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
+    """Joint `[ks kt]` of predictions `[b ks]`, or one per token of `[b l ks]`."""
+    probs = jnp.exp(log_probs)
+    if probs.ndim == 2:
+        return distortion.joint(probs, targets, weights)
+    return jax.vmap(distortion.joint, in_axes=(1, None, None))(probs, targets, weights)
+
+
+def _label_cost(section, q, samples: Mapping[str, jax.Array]):
+    """Cost between labels, and epsilon in its units."""
+    if section.transport_cost == "joint":
+        return distortion.joint_cost(q), 1.0  # the plan is then q itself
+    if section.transport_cost == "prototype":
+        cost = distortion.prototype_cost(
+            samples["features"],
+            samples["targets"],
+            samples["source_features"],
+            samples["source_labels"],
+        )
+    else:
+        rows = samples["source_labels"]
+        cost, _ = label_ot.class_cost(
+            samples["features"],
+            jnp.argmax(samples["targets"], axis=1),
+            samples["source_features"],
+            jnp.where(rows.sum(1) > 0, jnp.argmax(rows, axis=1), -1),
+            epsilon=0.1,
+            num_classes=q.shape[1],
+            num_source_classes=q.shape[0],
+        )
+    median = jax.lax.stop_gradient(jnp.median(cost))
+    return cost, section.transport_epsilon * jnp.where(median > 0, median, 1.0)
