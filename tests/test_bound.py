@@ -240,6 +240,46 @@ def test_wasserstein_refuses(x, y, options):
         bound.exact_wasserstein1(x, y, **options)
 
 
+@pytest.mark.parametrize(
+    "case", ["equal", "multiple", "program", "weights", "zero_weight", "thinned"]
+)
+def test_coupling_is_the_plan_of_the_distance(case):
+    rng = np.random.default_rng(3)
+    n, m = {"multiple": (4, 12), "program": (41, 67), "thinned": (50, 60)}.get(
+        case, (20, 20)
+    )
+    x, y, options = rng.normal(size=(n, 3)), rng.normal(size=(m, 3)) + 1, {}
+    a, b = np.full(n, 1 / n), np.full(m, 1 / m)
+    if "weight" in case:
+        a, b = rng.dirichlet(np.ones(n)), rng.dirichlet(np.ones(m))
+        a[3] = 0 if case == "zero_weight" else a[3]
+        a /= a.sum()
+        options = {"weights_x": 3 * a, "weights_y": b}
+    options |= {"max_points": 30} if case == "thinned" else {}
+    rows, columns, mass = bound.exact_coupling(x, y, **options)
+    assert rows.shape == columns.shape == mass.shape
+    assert np.all(mass > 0)
+    np.testing.assert_allclose(mass.sum(), 1, rtol=1e-12)
+    want, num_points = bound.exact_wasserstein1(x, y, **options)
+    lengths = np.linalg.norm(x[rows] - y[columns], axis=1)
+    np.testing.assert_allclose(mass @ lengths, want, rtol=1e-12)
+    if case == "thinned":
+        assert len(np.unique(rows)) == len(np.unique(columns)) == num_points == 30
+        np.testing.assert_allclose(mass, 1 / 30, rtol=1e-12)
+        return
+    np.testing.assert_allclose(np.bincount(rows, mass, n), a, atol=1e-9)
+    np.testing.assert_allclose(np.bincount(columns, mass, m), b, atol=1e-9)
+    if case == "zero_weight":
+        assert 3 not in rows and num_points == 19
+
+
+def test_coupling_of_a_shuffled_translation_finds_the_partners():
+    rng = np.random.default_rng(4)
+    x, order = rng.normal(size=(30, 4)), rng.permutation(30)
+    rows, columns, _ = bound.exact_coupling(x, x[order] + 0.01)
+    np.testing.assert_array_equal(rows, order[columns])
+
+
 # --- target_error_bound ---------------------------------------------------------------
 
 LOG2 = math.log(2)

@@ -293,6 +293,76 @@ def test_negative_sets_by_hand():
     np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
+def test_negative_sets_of_given_negatives():
+    probs, targets, labels = random_problem(4)
+    q = distortion.joint(probs, targets)
+    rest = q.sum(1, keepdims=True) - q
+    want = distortion.negative_sets(q)
+    for scale in (1.0, 7.0):  # columns of any sum
+        got = distortion.negative_sets(q, negatives=scale * rest)
+        np.testing.assert_allclose(got, want, rtol=1e-4)
+    # The whole sample as its negatives: exactly H(Zs|Zt) - H(Zs).
+    got = distortion.negative_sets(q, negatives=jnp.tile(q.sum(1)[:, None], 4))
+    np.testing.assert_allclose(got, -distortion.mutual_information(q), rtol=1e-4)
+    # Without negatives the entropy of the classes is left.
+    got = distortion.negative_sets(q, negatives=0 * q)
+    np.testing.assert_allclose(got, distortion.source_given_target(q), rtol=1e-5)
+
+
+def test_misplaced_negatives_by_hand():
+    first = np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8], [0.0, 1.0]])
+    labels = np.array([1, 0, 1, 1])
+    got = distortion.misplaced_negatives(
+        jnp.asarray(first), jnp.asarray(one_hot(labels, 3))
+    )
+    want = [first[labels != y].sum(0) / 4 for y in range(3)]
+    np.testing.assert_allclose(got, np.transpose(want), rtol=1e-6)
+
+
+def test_misplaced_negatives_do_not_see_the_other_classes():
+    """The negative term of the released code stands for other classes in name only."""
+    probs, targets, labels = random_problem(6)
+    first = random_problem(7)[0]
+    other = jnp.where((labels == 0)[:, None], probs, random_problem(8)[0])
+    class_0 = jnp.array([1.0, 0.0, 0.0, 0.0])
+
+    def loss(probs, negatives):
+        q = distortion.joint(probs, targets)
+        return distortion.negative_sets(q, negatives=negatives, class_scale=class_0)
+
+    bug = distortion.misplaced_negatives(first, targets)
+    np.testing.assert_allclose(loss(other, bug), loss(probs, bug), rtol=1e-6)
+    assert abs(loss(other, None) - loss(probs, None)) > 1e-3
+    # Along changes that leave the predictions on the simplex.
+    along, along_rest = (
+        grad[labels != 0] - grad[labels != 0][:, :1]
+        for grad in (jax.grad(loss)(probs, bug), jax.grad(loss)(probs, None))
+    )
+    np.testing.assert_allclose(along, 0, atol=1e-7)
+    assert jnp.max(jnp.abs(along_rest)) > 1e-4
+
+
+def test_class_scale_by_hand():
+    q = jnp.array([[0.3, 0.1, 0.0], [0.1, 0.2, 0.0], [0.0, 0.3, 0.0]])
+    scale = jnp.array([2.0, 0.5, 3.0])
+
+    def h(*p):
+        return -sum(v * math.log(v) for v in p)
+
+    terms = np.array([0.4 * h(3 / 4, 1 / 4), 0.6 * h(1 / 6, 1 / 3, 1 / 2)])
+    got = distortion.source_given_target(q, class_scale=scale)
+    np.testing.assert_allclose(got, 2 * terms[0] + terms[1] / 2, rtol=1e-6)
+    # The rest of class 0 is class 1, and that of class 1 is class 0.
+    terms = terms - np.array([0.4 * terms[1] / 0.6, 0.6 * terms[0] / 0.4])
+    got = distortion.negative_sets(q, class_scale=scale)
+    np.testing.assert_allclose(got, 2 * terms[0] + terms[1] / 2, rtol=1e-5)
+    for loss in (distortion.source_given_target, distortion.negative_sets):
+        same = loss(q, class_scale=jnp.ones(3))
+        np.testing.assert_allclose(same, loss(q), rtol=1e-6)
+        grad = jax.grad(lambda s, loss=loss: loss(q, class_scale=s))(scale)
+        np.testing.assert_array_equal(grad, 0)
+
+
 def test_negative_sets_closed_forms():
     one_to_one = jnp.eye(8) / 8
     np.testing.assert_allclose(

@@ -35,7 +35,7 @@ from jaxtyping import Float, Int
 from scipy import optimize, sparse
 from scipy.spatial import distance
 
-from recraft_jax.losses import distortion
+from recraft_jax.losses import checks, distortion
 
 _PROGRAM_PAIRS = 100_000  # pairs up to which the linear program takes about a second
 _SUM_TOLERANCE = 1e-3  # of rows of probabilities, and of a head against its label map
@@ -194,35 +194,73 @@ def exact_wasserstein1(
       weighted cloud: of positive weight, or drawn).
     """
     x, y = _points("x", x), _points("y", y)
+    (rows, columns, mass), num_points = _coupling(
+        x, y, weights_x, weights_y, max_points, seed
+    )
+    return float(mass @ np.linalg.norm(x[rows] - y[columns], axis=1)), num_points
+
+
+def exact_coupling(
+    x: Float[ArrayLike, "n d"],
+    y: Float[ArrayLike, "m d"],
+    *,
+    weights_x: Float[ArrayLike, " n"] | None = None,
+    weights_y: Float[ArrayLike, " m"] | None = None,
+    max_points: int = 2000,
+    seed: int = 0,
+) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"], Float[np.ndarray, " p"]]:
+    """Compute the transport plan that `exact_wasserstein1` measures.
+
+    Args:
+      x: As in `exact_wasserstein1`, and so for all others.
+      y: The other cloud.
+      weights_x: Weights of x.
+      weights_y: Weights of y.
+      max_points: Most points per cloud.
+      seed: Seed of the thinning and the draws.
+
+    Returns:
+      Indices into x, indices into y, and the positive mass between each such pair, of
+      sum 1. A pair may occur twice. The distance is `mass @ |x[rows] - y[columns]|`.
+      Where `exact_wasserstein1` is exact the marginals are the weights; else they are
+      those of the thinned or drawn clouds.
+    """
+    x, y = _points("x", x), _points("y", y)
+    return _coupling(x, y, weights_x, weights_y, max_points, seed)[0]
+
+
+def _coupling(x, y, weights_x, weights_y, max_points, seed):
+    """Solve for the plan, as index arrays and masses, and count the points used."""
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"clouds of different dimension: {x.shape} and {y.shape}")
     if max_points < 1:
         raise ValueError(f"max_points must be at least 1, got {max_points!r}")
     a, b = _weights("weights_x", weights_x, x), _weights("weights_y", weights_y, y)
     rng = np.random.default_rng(seed)
-    x, y, a, b = x[a > 0], y[b > 0], a[a > 0], b[b > 0]
-    if np.ptp(a) > 0 or np.ptp(b) > 0:
-        size = min(len(x), len(y), max_points)
-        if max(len(x), len(y)) <= max_points and len(x) * len(y) <= _PROGRAM_PAIRS:
-            return _transport_cost(distance.cdist(x, y), a, b), size
-        x, y = x[rng.choice(len(x), size, p=a)], y[rng.choice(len(y), size, p=b)]
-    x, y = _thin(x, max_points, rng), _thin(y, max_points, rng)
-    low, high = sorted((len(x), len(y)))
+    # Indices of the points that are left.
+    i, j = np.flatnonzero(a), np.flatnonzero(b)
+    if np.ptp(a[i]) > 0 or np.ptp(b[j]) > 0:
+        size = min(len(i), len(j), max_points)
+        if max(len(i), len(j)) <= max_points and len(i) * len(j) <= _PROGRAM_PAIRS:
+            return _program(x, y, i, j, a[i], b[j]), size
+        i, j = rng.choice(i, size, p=a[i]), rng.choice(j, size, p=b[j])
+    i, j = _thin(i, max_points, rng), _thin(j, max_points, rng)
+    low, high = sorted((len(i), len(j)))
     if np.lcm(low, high) > max_points:
         if low * high <= _PROGRAM_PAIRS:
-            a, b = np.full(len(x), 1 / len(x)), np.full(len(y), 1 / len(y))
-            return _transport_cost(distance.cdist(x, y), a, b), low
+            a, b = np.full(len(i), 1 / len(i)), np.full(len(j), 1 / len(j))
+            return _program(x, y, i, j, a, b), low
         size = high // low * low
-        x, y = (_thin(v, size, rng) for v in (x, y))
-    size = int(np.lcm(len(x), len(y)))
-    cost = distance.cdist(x, y)
-    cost = cost.repeat(size // len(x), axis=0).repeat(size // len(y), axis=1)
-    rows, columns = optimize.linear_sum_assignment(cost)
-    return float(np.mean(cost[rows, columns])), low
+        i, j = (_thin(index, size, rng) for index in (i, j))
+    size = int(np.lcm(len(i), len(j)))
+    i, j = i.repeat(size // len(i)), j.repeat(size // len(j))
+    rows, columns = optimize.linear_sum_assignment(distance.cdist(x[i], y[j]))
+    return (i[rows], j[columns], np.full(size, 1 / size)), low
 
 
-def _transport_cost(cost, a, b) -> float:
-    """Solve min <P, cost> over the couplings of a and b."""
+def _program(x, y, i, j, a, b):
+    """Solve min <P, |x_i - y_j|> over the couplings of a and b."""
+    cost = distance.cdist(x[i], y[j])
     n, m = cost.shape
     marginals = sparse.vstack(
         [
@@ -236,14 +274,17 @@ def _transport_cost(cost, a, b) -> float:
     )
     if out.status != 0:
         raise RuntimeError(f"the transport program was not solved: {out.message}")
-    return float(max(0.0, out.fun))
+    plan = np.reshape(out.x, (n, m))
+    rows, columns = np.nonzero(plan > 0)
+    mass = plan[rows, columns]
+    return i[rows], j[columns], mass / np.sum(mass)
 
 
-def _thin(points, size, rng):
-    """Keep at most `size` points, without replacement."""
-    if len(points) <= size:
-        return points
-    return points[np.sort(rng.choice(len(points), size, replace=False))]
+def _thin(index, size, rng):
+    """Keep at most `size` entries, without replacement."""
+    if len(index) <= size:
+        return index
+    return index[np.sort(rng.choice(len(index), size, replace=False))]
 
 
 def _mean(w, values) -> float:
@@ -283,7 +324,7 @@ def _log_probs(name, value):
     out = np.asarray(value, np.float64)
     if out.ndim != 2 or out.size == 0:
         raise ValueError(f"{name} must be [samples classes], got {out.shape}")
-    _no_nan(name, out)
+    checks.log_rows(name, out)
     sums = np.logaddexp.reduce(out, axis=1)
     bad = np.flatnonzero(~(np.abs(sums) < _SUM_TOLERANCE))
     if bad.size:
@@ -312,9 +353,7 @@ def _points(name, value):
     out = np.asarray(value, np.float64)
     if out.ndim != 2 or out.size == 0:
         raise ValueError(f"{name} must be [points d], not empty; got {out.shape}")
-    _no_nan(name, out)
-    if not np.all(np.isfinite(out)):
-        raise ValueError(f"{name} must be finite")
+    checks.finite_rows(name, out)
     return out
 
 
@@ -325,18 +364,8 @@ def _weights(name, value, points):
     out = np.asarray(value, np.float64)
     if out.shape != (len(points),):
         raise ValueError(f"{name} {out.shape} do not fit {len(points)} samples")
-    if not (np.all(np.isfinite(out)) and np.all(out >= 0) and np.sum(out) > 0):
-        raise ValueError(f"{name} must be finite, nonnegative and not all zero")
+    checks.weights(name, out)
     return out / np.sum(out)
-
-
-def _no_nan(name, rows):
-    """Name the first row that holds a NaN."""
-    bad = np.flatnonzero(np.isnan(rows).any(axis=1))
-    if bad.size:
-        raise ValueError(
-            f"{name} holds NaN in {bad.size} of {len(rows)} rows, first in row {bad[0]}"
-        )
 
 
 def _check_constants(omega, delta, loss_range):

@@ -15,12 +15,15 @@ minimises H(Zs | Zt) instead, which a constant prediction brings to zero.
 Everything is in nats and float32, and differentiable in q, so in the probabilities.
 Cells without mass count 0 log 0 = 0, and the logarithm of an empty cell, row or column
 has gradient zero. Small batches are biased towards too small a distortion; see
-`miller_madow`.
+`miller_madow`. Called eagerly, the functions refuse what is not finite and nonnegative
+(features: finite) and name the first such row; under `jit` NaN gives NaN.
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
+
+from recraft_jax.losses import checks
 
 _MIN_ROW = 1e-8  # label-map rows with less mass are left out
 _MIN_LAMBDA = 1e-30  # keeps the logarithm of an underflown plan finite
@@ -49,11 +52,18 @@ def joint(
             "probs and targets must be [n Ks] and [n Kt], got "
             f"{probs.shape} and {targets.shape}"
         )
+    if not probs.size * targets.size:
+        raise ValueError(
+            f"probs {probs.shape} and targets {targets.shape} must not be empty"
+        )
+    checks.nonnegative_rows("probs", probs)
+    checks.nonnegative_rows("targets", targets)
     num_samples = probs.shape[0]
     if weights is None:
         weights = jnp.ones(num_samples)
     elif weights.shape != (num_samples,):
         raise ValueError(f"weights {weights.shape} do not fit {num_samples} samples")
+    checks.weights("weights", weights)
     probs, targets, weights = (
         jnp.asarray(v, jnp.float32) for v in (probs, targets, weights)
     )
@@ -65,6 +75,7 @@ def joint(
 
 def entropy(p: Float[Array, "..."]) -> Float[Array, ""]:
     """Compute H(p) = -sum p log p over all entries of p."""
+    checks.nonnegative_rows("p", p)
     p = jnp.asarray(p, jnp.float32)
     return -jnp.sum(p * _safe_log(p))
 
@@ -74,22 +85,37 @@ def target_given_source(q: Float[Array, "ks kt"]) -> Float[Array, ""]:
 
     Between 0 and H(Zt). A source label that is never predicted contributes nothing.
     """
+    checks.nonnegative_rows("q", q)
     q = jnp.asarray(q, jnp.float32)
     a = jnp.sum(q, axis=1, keepdims=True)
     return -jnp.sum(q * (_safe_log(q) - _safe_log(a)))
 
 
-def source_given_target(q: Float[Array, "ks kt"]) -> Float[Array, ""]:
-    """Compute H(Zs | Zt) = -sum q log(q / b), the loss of the released code.
+def source_given_target(
+    q: Float[Array, "ks kt"], *, class_scale: Float[Array, " kt"] | None = None
+) -> Float[Array, ""]:
+    """Compute H(Zs | Zt) = sum_y b_y H(p_y), the loss of the released code.
 
-    It equals H(Zt | Zs) + H(Zs) - H(Zt): not the distortion, and zero for a constant
-    one-hot prediction. Empty target classes contribute nothing.
+    p_y = q(., y) / b_y is the mean prediction of class y. The value equals H(Zt | Zs) +
+    H(Zs) - H(Zt): it is not the distortion, and zero for a constant one-hot prediction.
+
+    Args:
+      q: The joint. Empty target classes contribute nothing.
+      class_scale: Factor of the term of each class, 1 if None. The released code has
+        the number of samples of a chunk over the number of batches of the class there.
+        No gradient flows through it.
+
+    Returns:
+      The conditional entropy, or with `class_scale` the sum of the scaled terms.
     """
-    return target_given_source(q.T)
+    checks.nonnegative_rows("q", q)
+    q = jnp.asarray(q, jnp.float32)
+    return jnp.sum(_scale(class_scale, q) * _column_entropies(q))
 
 
 def mutual_information(q: Float[Array, "ks kt"]) -> Float[Array, ""]:
     """Compute I(Zs; Zt) = sum q log(q / (a b^T)) = H(a) + H(b) - H(q)."""
+    checks.nonnegative_rows("q", q)
     q = jnp.asarray(q, jnp.float32)
     a, b = jnp.sum(q, axis=1, keepdims=True), jnp.sum(q, axis=0)
     return jnp.sum(q * (_safe_log(q) - _safe_log(a) - _safe_log(b)))
@@ -101,9 +127,11 @@ def label_map(q: Float[Array, "ks kt"]) -> Float[Array, "ks kt"]:
     The head `probs @ label_map(q)` has a cross-entropy of at most H(Zt | Zs). Rows sum
     to 1; the row of a source label that is never predicted is uniform.
     """
+    checks.nonnegative_rows("q", q)
     q = jnp.asarray(q, jnp.float32)
     a = jnp.sum(q, axis=1, keepdims=True)
-    return jnp.where(a > 0, q / jnp.where(a > 0, a, 1.0), 1 / q.shape[1])
+    # `<=`, here and below: a NaN must stay one.
+    return jnp.where(a <= 0, 1 / q.shape[1], q / jnp.where(a <= 0, 1.0, a))
 
 
 def miller_madow(
@@ -122,6 +150,7 @@ def miller_madow(
     Returns:
       The corrected value; no gradient flows through the correction.
     """
+    checks.positive("num_samples", num_samples)
     num_cells = jnp.sum(q > 0)
     num_rows = jnp.sum(jnp.sum(q, axis=1) > 0)
     return target_given_source(q) + (num_cells - num_rows) / (2 * num_samples)
@@ -145,11 +174,14 @@ def transport_distortion(
     """
     if q.shape != plan.shape:
         raise ValueError(f"q {q.shape} and plan {plan.shape} must agree")
+    checks.nonnegative_rows("q", q)
+    checks.nonnegative_rows("plan", plan)
     q, plan = jnp.asarray(q, jnp.float32), jnp.asarray(plan, jnp.float32)
     mass = jnp.sum(plan, axis=1, keepdims=True)
-    is_used = mass >= _MIN_ROW
-    log_map = jnp.log(jnp.maximum(plan / jnp.where(is_used, mass, 1.0), _MIN_LAMBDA))
-    return -jnp.sum(jnp.where(is_used, q * log_map, 0.0))
+    is_left_out = mass < _MIN_ROW
+    share = plan / jnp.where(is_left_out, 1.0, mass)
+    log_map = jnp.log(jnp.maximum(share, _MIN_LAMBDA))
+    return -jnp.sum(jnp.where(is_left_out, 0.0, q * log_map))
 
 
 def moving_average(
@@ -171,6 +203,8 @@ def moving_average(
         raise ValueError(f"momentum must be in [0, 1), got {momentum!r}")
     if q_ema.shape != q_batch.shape:
         raise ValueError(f"q_ema {q_ema.shape} and q_batch {q_batch.shape} must agree")
+    checks.nonnegative_rows("q_ema", q_ema)
+    checks.nonnegative_rows("q_batch", q_batch)
     q_ema, q_batch = (jnp.asarray(q, jnp.float32) for q in (q_ema, q_batch))
     fixed = jax.lax.stop_gradient(q_batch)
     average = momentum * jax.lax.stop_gradient(q_ema) + (1 - momentum) * fixed
@@ -189,33 +223,75 @@ def per_label(
 
     Args:
       probs: Source probabilities, rows on the simplex.
-      targets: 1 where a sample has the label, 0 where not.
+      targets: 1 where a sample has the label, 0 where not, or between.
       weights: As in `joint`.
 
     Returns:
       The mean conditional entropy.
     """
+    checks.unit_rows("targets", targets)
     targets = jnp.asarray(targets, jnp.float32)
     halves = [joint(probs, side, weights) for side in (targets, 1 - targets)]
     return jnp.mean(jax.vmap(target_given_source, 1)(jnp.stack(halves, axis=-1)))
 
 
-def negative_sets(q: Float[Array, "ks kt"]) -> Float[Array, ""]:
+def negative_sets(
+    q: Float[Array, "ks kt"],
+    *,
+    negatives: Float[Array, "ks kt"] | None = None,
+    class_scale: Float[Array, " kt"] | None = None,
+) -> Float[Array, ""]:
     """Compute sum_y b_y [H(p_y) - H(p_not_y)], the `C_entropy` loss of the release.
 
     p_y = q(., y) / b_y is the mean prediction of class y, and p_not_y that of all other
     samples, which stands for a: the loss approximates H(Zs | Zt) - H(Zs) for many
-    classes. For two it is (b_0 - b_1) (H(p_0) - H(p_1)), so 0 if they are balanced. An
-    empty class contributes nothing, and an empty complement the entropy 0.
+    classes. For two it is (b_0 - b_1) (H(p_0) - H(p_1)), so 0 if they are balanced.
+
+    Args:
+      q: The joint, of any positive sum. An empty class contributes nothing.
+      negatives: Source label mass of the negatives of each class, in columns of any
+        sum: p_not_y is the column y over its sum. None for the rest of q, the sum of
+        its other columns. An empty column has the entropy 0.
+      class_scale: As in `source_given_target`; it scales both entropies of a class.
+
+    Returns:
+      The loss, of either sign.
     """
+    checks.weights("q", q)
+    checks.nonnegative_rows("negatives", negatives)
     q = jnp.asarray(q, jnp.float32)
     q = q / jnp.sum(q)
-    others = 1 - jnp.eye(q.shape[1])
-    rest = jnp.matmul(q, others, precision=jax.lax.Precision.HIGHEST)
-    b, mass = jnp.sum(q, axis=0), jnp.sum(rest, axis=0)
-    rest_entropy = -jnp.sum(rest * (_safe_log(rest) - _safe_log(mass)), axis=0)
-    share = jnp.where(mass > 0, b / jnp.where(mass > 0, mass, 1.0), 0.0)
-    return source_given_target(q) - jnp.sum(share * rest_entropy)
+    if negatives is None:
+        others = 1 - jnp.eye(q.shape[1])
+        negatives = jnp.matmul(q, others, precision=jax.lax.Precision.HIGHEST)
+    elif negatives.shape != q.shape:
+        raise ValueError(f"negatives {negatives.shape} and q {q.shape} must agree")
+    negatives = jnp.asarray(negatives, jnp.float32)
+    b, mass = jnp.sum(q, axis=0), jnp.sum(negatives, axis=0)
+    share = b / jnp.where(mass <= 0, 1.0, mass)
+    terms = _column_entropies(q) - share * _column_entropies(negatives)
+    return jnp.sum(_scale(class_scale, q) * terms)
+
+
+def misplaced_negatives(
+    first_probs: Float[Array, "b ks"], targets: Float[Array, "b kt"]
+) -> Float[Array, "ks kt"]:
+    """Compute the `negatives` of `negative_sets` that the released code really uses.
+
+    It takes the batch positions of the samples of other classes for positions in the
+    data set: the negatives of class y are the first samples of the data set at the
+    positions i of the batch whose label is not y, whatever class they are of.
+
+    Args:
+      first_probs: Source probabilities of the first b samples of the data set.
+      targets: Labels of the batch, one-hot.
+
+    Returns:
+      The mean over the b positions; zero for a class that fills the batch.
+    """
+    checks.nonnegative_rows("first_probs", first_probs)
+    checks.unit_rows("targets", targets)
+    return joint(first_probs, 1 - jnp.asarray(targets, jnp.float32))
 
 
 def prototype_cost(
@@ -238,18 +314,34 @@ def prototype_cost(
       |mu_z - nu_z'|^2. A class without mass is at the mean cost of the pairs that have
       mass (0 if there is none), as a constant: it draws nothing and repels nothing.
     """
+    checks.finite_rows("features", features)
+    checks.nonnegative_rows("targets", targets)
+    checks.finite_rows("source_features", source_features)
+    checks.nonnegative_rows("source_labels", source_labels)
     source, has_source = _class_means(source_features, source_labels)
     target, has_target = _class_means(features, targets)
+    if source.shape[1] != target.shape[1]:
+        raise ValueError(
+            "features and source_features must have one width, got "
+            f"{features.shape} and {source_features.shape}"
+        )
     cost = jnp.sum((source[:, None] - target) ** 2, axis=-1)
-    is_known = has_source[:, None] & has_target
+    return fill_unknown(cost, has_source[:, None] & has_target)
+
+
+def fill_unknown(
+    cost: Float[Array, "ks kt"], is_known: Bool[Array, "ks kt"]
+) -> Float[Array, "ks kt"]:
+    """Put unknown costs at the mean of the known ones (0 if none), as a constant."""
     mean = jnp.sum(jnp.where(is_known, cost, 0.0)) / jnp.maximum(jnp.sum(is_known), 1)
     return jnp.where(is_known, cost, jax.lax.stop_gradient(mean))
 
 
 def joint_cost(q: Float[Array, "ks kt"]) -> Float[Array, "ks kt"]:
     """Compute -log q, the cost whose plan at epsilon 1 is q itself; +inf at zeros."""
+    checks.nonnegative_rows("q", q)
     q = jnp.asarray(q, jnp.float32)
-    return jnp.where(q > 0, -_safe_log(q), jnp.inf)
+    return jnp.where(q == 0, jnp.inf, -_safe_log(q))
 
 
 def _class_means(features, labels):
@@ -262,9 +354,25 @@ def _class_means(features, labels):
     features, labels = (jnp.asarray(v, jnp.float32) for v in (features, labels))
     mass = jnp.sum(labels, axis=0)
     sums = jnp.matmul(labels.T, features, precision=jax.lax.Precision.HIGHEST)
-    return sums / jnp.where(mass > 0, mass, 1.0)[:, None], mass > 0
+    is_empty = mass <= 0
+    return sums / jnp.where(is_empty, 1.0, mass)[:, None], ~is_empty
+
+
+def _column_entropies(q: Float[Array, "ks kt"]) -> Float[Array, " kt"]:
+    """Compute -sum_z q log(q / b): the mass of a column times its entropy."""
+    return -jnp.sum(q * (_safe_log(q) - _safe_log(jnp.sum(q, axis=0))), axis=0)
+
+
+def _scale(class_scale, q):
+    """Check the factors of the class terms and cut their gradient; 1 for None."""
+    if class_scale is None:
+        return 1.0
+    if class_scale.shape != q.shape[1:]:
+        raise ValueError(f"class_scale {class_scale.shape} does not fit q {q.shape}")
+    checks.finite_rows("class_scale", class_scale)
+    return jax.lax.stop_gradient(jnp.asarray(class_scale, jnp.float32))
 
 
 def _safe_log(p: Float[Array, "..."]) -> Float[Array, "..."]:
     """Compute log p, with value and gradient zero where p is zero."""
-    return jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1.0)), 0.0)
+    return jnp.where(p <= 0, 0.0, jnp.log(jnp.where(p <= 0, 1.0, p)))

@@ -14,9 +14,10 @@ Gradients follow from the envelope theorem: the potential g is a constant, and
 
     OT_eps = <a, T g> + <b, g>,   (T g)_i = -eps log sum_j b_j exp((g_j - C_ij) / eps)
 
-is differentiated through the cost. Do not take second derivatives. Nothing here can
-raise inside `jit`: a NaN in the inputs gives a NaN value with `converged` False, and
-the caller must look at both.
+is differentiated through the cost. Do not take second derivatives. Called eagerly, the
+functions refuse points and weights that are not finite, and weights without mass.
+Nothing here can raise inside `jit`: there they give a NaN value with `converged` False,
+and the caller must look at both.
 
 The file is long because it is the one door to `ott`: next to the public functions it
 holds the costs and row blocks that `ott` lacks.
@@ -31,6 +32,8 @@ from jaxtyping import Array, Float, Int
 from ott.geometry import costs, geometry, pointcloud
 from ott.problems.linear import linear_problem
 from ott.solvers.linear import acceleration, sinkhorn
+
+from recraft_jax.losses import checks
 
 _DENSE_PAIRS = 2**24  # at most 64 MB of float32 per cost matrix, above: row blocks
 _BLOCK_PAIRS = 2**22  # pairs per row block
@@ -99,6 +102,8 @@ def wasserstein1(
     """
     if epsilon is None and not (self_x is None and self_y is None):
         raise ValueError("self_x and self_y need an explicit epsilon, got None")
+    checks.finite_rows("self_x", self_x)
+    checks.finite_rows("self_y", self_y)
     x, y, a, b = _inputs(x, y, weights_x, weights_y)
     # Distances do not see the origin; near it they lose fewer digits.
     center = jax.lax.stop_gradient((a @ x + b @ y) / 2)
@@ -143,6 +148,8 @@ def sinkhorn_divergence(
     Returns:
       The divergence and its diagnostics; see `wasserstein1`.
     """
+    checks.finite_rows("self_x", self_x)
+    checks.finite_rows("self_y", self_y)
     x, y, a, b = _inputs(x, y, weights_x, weights_y)
     mean_x, mean_y = a @ x, b @ y
     value, info = _divergence(
@@ -184,6 +191,7 @@ def self_term(
     """
     if power not in (1, 2):
         raise ValueError(f"power must be 1 or 2, got {power!r}")
+    checks.weights("weights", weights)
     x, _, a, _ = _inputs(x, x, weights, weights)
     epsilon = _positive(epsilon)
     x = x - jax.lax.stop_gradient(a @ x)
@@ -237,6 +245,9 @@ def transport_plan(
             f"cost {cost.shape} does not fit a {a.shape} and b {b.shape}: "
             "want [n m], [n], [m]"
         )
+    checks.cost_rows("cost", cost)
+    checks.weights("a", a)
+    checks.weights("b", b)
     cost, a, b = (jnp.asarray(v, jnp.float32) for v in (cost, a, b))
     return _plan(cost, a, b, _positive(epsilon), threshold, max_iterations)
 
@@ -250,32 +261,37 @@ def half_squared_cost(
     Exactly zero, with gradient zero, between equal points. Above about 4 million
     coordinates it is taken by a matrix product: keep the origin near the points.
     """
+    checks.finite_rows("x", x)
+    checks.finite_rows("y", y)
     return _PairCost.for_clouds(2, x, y).all_pairs(x, y)
 
 
 def _inputs(x, y, weights_x, weights_y):
-    """Check shapes, promote to float32, normalise the weights."""
+    """Check shapes and values, promote to float32, normalise the weights."""
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not x.size * y.size:
         raise ValueError(
             f"x and y must be [n d] and [m d], not empty; got {x.shape} and {y.shape}"
         )
+    checks.finite_rows("x", x)
+    checks.finite_rows("y", y)
 
-    def normalise(weights, points):
+    def normalise(name, weights, points):
         if weights is None:
             return jnp.full(points.shape[0], 1 / points.shape[0], jnp.float32)
         if weights.shape != points.shape[:1]:
-            raise ValueError(f"weights {weights.shape} do not fit {points.shape}")
+            raise ValueError(f"{name} {weights.shape} do not fit {points.shape}")
+        checks.weights(name, weights)
         weights = jnp.asarray(weights, jnp.float32)
         return weights / jnp.sum(weights)
 
     x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
-    return x, y, normalise(weights_x, x), normalise(weights_y, y)
+    a, b = normalise("weights_x", weights_x, x), normalise("weights_y", weights_y, y)
+    return x, y, a, b
 
 
 def _positive(epsilon: ArrayLike) -> Float[Array, ""]:
-    """Check a Python epsilon (a traced one cannot be) and cut its gradient."""
-    if isinstance(epsilon, int | float) and not epsilon > 0:
-        raise ValueError(f"epsilon must be positive, got {epsilon!r}")
+    """Check an epsilon (a traced one cannot be) and cut its gradient."""
+    checks.positive("epsilon", epsilon)
     return jax.lax.stop_gradient(jnp.asarray(epsilon, jnp.float32))
 
 

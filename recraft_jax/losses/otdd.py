@@ -17,7 +17,8 @@ here, because published numbers and learning rates belong to it; with a `thresho
 same sweeps go on to convergence.
 
 Gradients follow from the envelope theorem, as in `ot`. The distances between labels are
-constants. Do not take second derivatives. All matrices are held densely.
+constants; `label_ot` has them with a gradient. Do not take second derivatives. All
+matrices are held densely. Points that are not finite are refused as in `ot`.
 """
 
 import functools
@@ -27,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from recraft_jax.losses import ot
+from recraft_jax.losses import checks, ot
 
 _SCALING = 0.5  # of the blur from sweep to sweep, GeomLoss's default
 _BLOCK_PAIRS = 2**22  # pairs of points, over the pairs of classes solved together
@@ -77,6 +78,8 @@ def otdd(
     known = dict(distances or {})
     if not known.keys() <= {"xy", "xx", "yy"}:
         raise ValueError(f"distances must be of xy, xx, yy; got {sorted(known)}")
+    for name, matrix in known.items():
+        checks.finite_rows(f"distances[{name!r}]", matrix)
     sizes = (
         _num_classes(x_labels, x, num_classes_x, "x"),
         _num_classes(y_labels, y, num_classes_y, "y"),
@@ -159,18 +162,19 @@ def label_distances(
 
 
 def _points(x, y):
-    """Check the shapes and promote to float32."""
+    """Check shapes and values and promote to float32."""
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not x.size * y.size:
         raise ValueError(
             f"x and y must be [n d] and [m d], not empty; got {x.shape} and {y.shape}"
         )
+    checks.finite_rows("x", x)
+    checks.finite_rows("y", y)
     return jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
 
 
 def _positive(epsilon):
-    """Check a Python epsilon (a traced one cannot be) and cut its gradient."""
-    if isinstance(epsilon, int | float) and not epsilon > 0:
-        raise ValueError(f"epsilon must be positive, got {epsilon!r}")
+    """Check an epsilon (a traced one cannot be) and cut its gradient."""
+    checks.positive("epsilon", epsilon)
     return jax.lax.stop_gradient(jnp.asarray(epsilon, jnp.float32))
 
 
