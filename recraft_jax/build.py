@@ -13,7 +13,14 @@ import numpy as np
 from absl import logging
 
 from recraft_jax import assets, errors, metrics, writer
-from recraft_jax.data import darcy, generators, pseudo_labels, tasks, text
+from recraft_jax.data import (
+    darcy,
+    generators,
+    pseudo_labels,
+    spoken_digits,
+    tasks,
+    text,
+)
 from recraft_jax.losses import task as task_losses
 from recraft_jax.methods import alignment, lipschitz, source
 from recraft_jax.models import cross_modal, pretrained
@@ -76,6 +83,14 @@ def load_task(config: ml_collections.ConfigDict) -> tasks.Task:
             "test": {k: v[: data.num_test] for k, v in made.items()},
             "train": {k: v[data.num_test :] for k, v in made.items()},
         }
+    elif config.task == "spoken_digits":
+        kind, metric, num_classes = "classification", "error", spoken_digits.NUM_CLASSES
+        arrays = spoken_digits.load(
+            assets.fetch("spoken_digits", config.assets.cache) / "digits.npz",
+            num_train=data.num_samples,
+            num_test=data.num_test,
+            seed=data.seed,
+        )
     elif config.task == "waves":
         kind, metric, num_classes = "classification", "error", 3
         arrays = generators.waves(
@@ -88,7 +103,7 @@ def load_task(config: ml_collections.ConfigDict) -> tasks.Task:
         )
     else:
         raise errors.InputError(
-            f"task {config.task!r}; allowed: darcy16, advection, waves"
+            f"task {config.task!r}; allowed: darcy16, advection, spoken_digits, waves"
         )
     return tasks.split_task(
         config.task,
