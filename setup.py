@@ -23,6 +23,7 @@ setuptools.setup(
         "jax>=0.10",
         "jaxlib>=0.10",
         "jaxtyping>=0.3",
+        "matplotlib>=3.8",
         "ml-collections>=1.1",
         "numpy>=2",
         "optax>=0.2.8",

@@ -1,10 +1,18 @@
-"""Tables from `results.json`: one run's closing table, many runs as Markdown.
+"""What finished runs say: tables from `results.json`, figures from `bound.json`.
 
-python -m recraft_jax.report WORKDIR [WORKDIR ...]
+python -m recraft_jax.report WORKDIR [WORKDIR ...]                  # Markdown table
+python -m recraft_jax.report --gap WORKDIR [WORKDIR ...] --out=FILE.png [--omega=0.4]
+python -m recraft_jax.report --bound WORKDIR --out=FILE.png
+
+--gap: target error against semantic gap, one point a run, of runs that differ in omega
+and seed only; prints their table and correlations. --bound: the terms of the bound at
+each checkpoint of one run. Both need what `python -m recraft_jax.evaluate
+--workdir=WORKDIR --bound` leaves in each folder.
 """
 
 import argparse
 import json
+import math
 import pathlib
 import statistics
 import sys
@@ -143,17 +151,71 @@ def _change(rows, name) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the Markdown table of the given runs."""
-    parser = argparse.ArgumentParser(
-        prog="python -m recraft_jax.report", description="Tabulate finished runs."
-    )
-    parser.add_argument("workdir", nargs="+", type=pathlib.Path)
+    """Print the Markdown table of the given runs, or draw a figure of them."""
     try:
-        print(markdown([read(path) for path in parser.parse_args(argv).workdir]))
+        print(_answer(_parser().parse_intermixed_args(argv)))
     except errors.InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise errors.InputError(f"{message}; see --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m recraft_jax.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("workdir", nargs="+", type=pathlib.Path)
+    parser.add_argument("--gap", action="store_true", help="draw error against gap")
+    parser.add_argument("--bound", action="store_true", help="draw the bound of a run")
+    parser.add_argument("--out", type=pathlib.Path, help="the figure to write")
+    parser.add_argument(
+        "--omega",
+        type=float,
+        help="common omega of the right panel of --gap (default 0.4), in nats per unit "
+        "of feature distance",
+    )
+    return parser
+
+
+def _answer(given: argparse.Namespace) -> str:
+    """Do what was asked and return what to print."""
+    figure = [f"--{name}" for name in ("gap", "bound") if getattr(given, name)]
+    if len(figure) > 1:
+        raise errors.InputError("--gap and --bound; allowed: one of the two")
+    if bool(figure) != (given.out is not None):
+        raise errors.InputError(
+            f"{figure[0]} needs --out=FILE.png"
+            if figure
+            else "--out is for --gap and --bound; allowed: one of the two with it"
+        )
+    if given.omega is not None and not (given.gap and 0 <= given.omega < math.inf):
+        raise errors.InputError(
+            f"--omega={given.omega}; allowed: 0 or more, finite, with --gap"
+        )
+    if not figure:
+        return markdown([read(path) for path in given.workdir])
+    from recraft_jax import gap, plots  # here, so that tables do not wait for them
+
+    plots.check_path(given.out)
+    runs = [gap.read(path) for path in given.workdir]
+    if given.gap:
+        omega = gap.DEFAULT_OMEGA if given.omega is None else given.omega
+        gap.check_comparable(runs)
+        plots.save(plots.draw_gap(runs, omega), given.out)
+        return f"{gap.summary(runs, omega)}\n\nfigure    {given.out}"
+    if len(runs) != 1:
+        raise errors.InputError(f"--bound with {len(runs)} runs; allowed: one")
+    gap.check_finite(runs[0], [*runs[0]["checkpoints"], runs[0]["final"]])
+    plots.save(plots.draw_bound(runs[0]), given.out)
+    return f"figure    {given.out}"
 
 
 if __name__ == "__main__":
