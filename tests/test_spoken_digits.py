@@ -1,11 +1,12 @@
 """Spoken digits: recordings cut out of one long array, and a stratified draw."""
 
+import pathlib
 import zipfile
 
 import numpy as np
 import pytest
 
-from recraft_jax import assets, errors
+from recraft_jax import assets, build, errors, main
 from recraft_jax.data import spoken_digits, tasks
 
 PER_DIGIT = 6
@@ -133,6 +134,23 @@ def test_draw_refuses_numbers_it_cannot_serve(tmp_path, num_train, num_test, mes
     path = save(tmp_path, content())
     with pytest.raises(errors.InputError, match=message):
         load(path, num_train, num_test)
+
+
+def test_build_makes_the_task_of_the_config(tmp_path, monkeypatch):
+    save(tmp_path, content())
+    monkeypatch.setattr(assets, "fetch", lambda name, cache: tmp_path)
+    path = pathlib.Path(__file__).parents[1] / "configs" / "offline.py"
+    fields = ["--config.data.num_samples=30", "--config.data.num_test=20"]
+    config, _ = main.parse(["main", f"--config={path}", *fields])
+    task = build.load_task(config)
+    assert task[:3] == ("spoken_digits", "classification", "error")
+    assert task.num_classes == 10
+    assert [len(task.splits[split]["y"]) for split in tasks.SPLITS] == [24, 6, 20]
+
+
+def test_draw_refuses_a_negative_seed(tmp_path):
+    with pytest.raises(errors.InputError, match="data.seed = -1; allowed: 0 or more"):
+        load(save(tmp_path, content()), seed=-1)
 
 
 def _without(name):

@@ -47,13 +47,17 @@ def load(
         InputError: A file that cannot be read or holds something else, or more
             recordings wanted than there are.
     """
-    frames, lengths, y = _read(path)
-    x = cut(frames, lengths)
     if num_train < 1 or num_test < 1:
         raise errors.InputError(
             f"spoken_digits with data.num_samples = {num_train} and data.num_test = "
             f"{num_test}; allowed: 1 or more each"
         )
+    if seed < 0:
+        raise errors.InputError(
+            f"spoken_digits with data.seed = {seed}; allowed: 0 or more"
+        )
+    frames, lengths, y = _read(path)
+    x = cut(frames, lengths)
     rng = np.random.default_rng(seed)
     picks: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     for digit in range(NUM_CLASSES):
