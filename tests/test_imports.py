@@ -34,8 +34,11 @@ MAY_IMPORT = {
     "build": (*LAYER0, *MODELS_TO_DATA),
     "assembly": (*LAYER0, *MODELS_TO_DATA, "build", "optim", "state"),
     "provenance": (".", "errors"),
-    "scipy": ("losses/bound", "methods/heads", "methods/lipschitz", "gap"),
-    "matplotlib": ("plots",),
+    "gap": (".", "errors", "tree"),
+    "plots": (".", "errors", "gap"),
+    "report": (".", "errors", "gap", "plots"),
+    "train": ("*", "!main", "!evaluate"),
+    "evaluate": ("*", "!train"),
     "main": ("*",),
 }
 
@@ -55,6 +58,7 @@ DOORS = {
     "optax": ("optim", "steps", "state", "assembly", "losses/task"),
     "safetensors": ("models/pretrained",),
     "tokenizers": ("data/text",),
+    "sklearn": ("data/pseudo_labels", "baselines", "methods/heads"),
     "scipy": ("losses/bound", "methods/heads", "methods/lipschitz", "gap"),
     "matplotlib": ("plots",),
     "pickle": ("data/torch_file",),
