@@ -48,6 +48,13 @@ class Target(NamedTuple):
     loss: Any
 
 
+def keep_compiled(config: ml_collections.ConfigDict) -> None:
+    """Keep compiled programs between processes, beside the downloads."""
+    cache = assets.cache_dir(config.assets.cache) / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
 def target(config: ml_collections.ConfigDict) -> Target:
     """Load the task, standardise its inputs and label its targets."""
     task = load_task(config)

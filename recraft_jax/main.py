@@ -22,7 +22,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from recraft_jax import assets, errors, report, tree, writer
+from recraft_jax import errors, report, tree, writer
 
 # Sections that say where and how loud, not what: a run may resume with others.
 _NOT_IDENTITY = ("assets", "log")
@@ -199,14 +199,10 @@ def _refuse(config, path: str, allowed: str) -> None:
 
 
 def _train(config, workdir) -> dict[str, Any]:
-    import jax  # here, so that help and finished runs answer at once
+    # Here, so that help and finished runs answer at once.
+    from recraft_jax import build, train
 
-    # Compiled programs are kept between runs, beside the downloads.
-    cache = assets.cache_dir(config.assets.cache) / "xla"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    from recraft_jax import train
-
+    build.keep_compiled(config)
     return train.run(config, workdir)
 
 

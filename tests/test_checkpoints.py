@@ -27,14 +27,14 @@ def abstract(step):
 def folder(tmp_path):
     """Checkpoints of steps 10, 20 and 30, of which two are kept."""
     folder = tmp_path / "checkpoints"
-    with checkpoints.open_dir(folder) as opened:
+    with checkpoints.open_dir(folder, keep=2) as opened:
         for step in (10, 20, 30):
             checkpoints.save(opened, step, tree_of(step + 0.1), {"step": step})
     return folder
 
 
 def restore(folder):
-    with checkpoints.open_dir(folder) as opened:
+    with checkpoints.open_dir(folder, keep=2) as opened:
         return checkpoints.restore_latest(opened, abstract)
 
 
@@ -96,7 +96,7 @@ def test_both_damaged_starts_anew(folder, caplog):
 
 def test_run_goes_on_saving_after_a_fallback(folder):
     DAMAGE["truncated"](folder / "30")
-    with checkpoints.open_dir(folder) as opened:
+    with checkpoints.open_dir(folder, keep=2) as opened:
         checkpoints.restore_latest(opened, abstract)
         checkpoints.save(opened, 30, tree_of(30.5), {"step": 30})
     assert restore(folder)[0] == 30
@@ -120,7 +120,7 @@ def test_fingerprint_is_the_same_for_the_same_values():
 
 def test_record_is_the_one_of_its_save_though_the_caller_changes_it(tmp_path):
     record = {"best": {"value": 1.0}}
-    with checkpoints.open_dir(tmp_path / "c") as opened:
+    with checkpoints.open_dir(tmp_path / "c", keep=2) as opened:
         checkpoints.save(opened, 1, tree_of(1.0), record)
         record["best"]["value"] = 0.5
     assert restore(tmp_path / "c")[2] == {"best": {"value": 1.0}}

@@ -7,7 +7,7 @@ from recraft_jax import phase
 
 def phases(*lengths):
     return [
-        phase.Phase(f"p{n}", None, (".*",), length, None, "shuffled", 4)
+        phase.Phase(f"p{n}", "fit", None, (".*",), length, None, "shuffled", 4)
         for n, length in enumerate(lengths)
     ]
 

@@ -7,8 +7,19 @@ import pytest
 
 from recraft_jax import errors
 from recraft_jax.data import text
-from recraft_jax.methods import source
+from recraft_jax.methods import lipschitz, source
 from recraft_jax.models import pretrained
+
+UNCHANGED = lipschitz.Settings(
+    method="none",
+    tau=0.4,
+    delta=0.05,
+    rho=100.0,
+    u_space="pooled",
+    norm_axis="sample",
+    grad_divisor=1.0,
+    num_samples=64,
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +34,7 @@ def sentences(backbone, source_table):
 
 def prepare(encoded, body, **changes):
     settings = {"num_features": 40, "test_frac": 0.3, "seed": 0} | changes
+    settings = {"recalibration": UNCHANGED} | settings
     return source.prepare(encoded, body.params, body.embed, body.encode, **settings)
 
 

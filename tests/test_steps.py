@@ -6,11 +6,13 @@ import ml_collections
 import numpy as np
 import pytest
 
+from configs import common
 from recraft_jax import mesh as meshes
 from recraft_jax import optim, steps, tree
+from recraft_jax import phase as phases
 from recraft_jax import state as states
 from recraft_jax.losses import task as task_losses
-from recraft_jax.methods import fit, recraft
+from recraft_jax.methods import alignment, fit, recraft
 from recraft_jax.models import cross_modal, pretrained
 
 NUM_CLASSES = 3
@@ -29,10 +31,13 @@ def parts(backbone):
     def draw(*shape):
         return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
+    features = draw(20, body.width)
     params |= {
-        "source/features": draw(20, body.width),
+        "source/features": features,
+        "source/labels": jax.nn.one_hot(jnp.arange(20) % 4, 4),
         "source/head/kernel": draw(body.width, 4),
         "source/head/bias": draw(4),
+        **alignment.leaves(config().fa, features),
     }
     batch = {
         "x": np.asarray(draw(12, 16, 1)),
@@ -44,14 +49,7 @@ def parts(backbone):
 
 
 def config(**changes):
-    made = ml_collections.ConfigDict(
-        {
-            "fa": {"omega": 0.4, "num_source": 16},
-            "fld": {"weight": 1.0, "kind": "mi"},
-            "stage1": {"num_steps": 50, "batch_size": 12},
-            "stage2": {"freeze_embedder": False, "batch_size": 12},
-        }
-    )
+    made = common.base(common.parse_arg("", ("toy",)))
     section = {
         "name": "adamw",
         "lr": 3e-3,
@@ -64,12 +62,20 @@ def config(**changes):
         "decay": "constant",
     }
     made.stage1.optim = made.stage2.optim = ml_collections.ConfigDict(section)
+    made.stage1.num_steps = 50
+    made.stage1.batch_size = made.stage2.batch_size = 12
     made.update_from_flattened_dict(changes)
     return made
 
 
 def align(model, **changes):
-    return recraft.align_phase(config(**changes), model.apply, num_classes=NUM_CLASSES)
+    settings = config(**changes)
+    labels = np.repeat(np.arange(NUM_CLASSES), 4)
+    target = phases.Target(np.zeros((12, 16, 1)), labels, NUM_CLASSES, is_dense=True)
+    (first, *_) = recraft.phases(
+        settings, model.apply, task_losses.relative_l2, target=target, fit_steps=1
+    )
+    return first
 
 
 def fitting(model, freeze_embedder=False):

@@ -16,7 +16,11 @@ token axis only, and the gradient of the mean loss of a batch; see `gradient_nor
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from recraft_jax.losses import bound
 
 AXES = ("sample", "tokens")
 
@@ -57,3 +61,66 @@ def penalty(norms: Float[Array, "b ..."], tau: float) -> Float[Array, ""]:
       tau: slope that costs nothing, in nats per unit of feature distance.
     """
     return jnp.sum(jnp.square(jnp.maximum(norms - tau, 0.0))) / norms.shape[0]
+
+
+def on_coupling(
+    source_log_probs: Float[ArrayLike, "m ks"],
+    source_labels: Int[ArrayLike, " m"],
+    source_features: Float[ArrayLike, "m d"],
+    target_source_log_probs: Float[ArrayLike, "n ks"],
+    target_features: Float[ArrayLike, "n d"],
+    *,
+    omega: float,
+    share: float = 0.95,
+    max_points: int = 2000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Measure the condition of Definition 4 where it is needed: on the coupling.
+
+    The pairs are those of the optimal coupling of source and target features; ell_s is
+    the observed loss on the source, whose noise makes slopes too large, and H(p_s(.|u))
+    on the target.
+
+    Args:
+      source_log_probs: As in `bound.target_error_bound`, and so the next four.
+      source_labels: Labels of the source sample.
+      source_features: Features of the source sample.
+      target_source_log_probs: Of the source model on the target features.
+      target_features: Features of the target sample.
+      omega: Slope to test, in nats per unit of distance.
+      share: Mass of the coupling that `omega_95` must cover.
+      max_points: See `bound.exact_wasserstein1`.
+      seed: See `bound.exact_wasserstein1`.
+
+    Returns:
+      `delta`: mass of pairs steeper than omega. `loss_range`: M, the largest difference
+      of losses among them, 0 if there is none. `slack` = delta loss_range: with it in
+      the bound B <= omega W1 + slack holds on these samples by construction.
+      `omega_95`: least slope that covers `share` of the mass.
+    """
+    x, y, log_ss, log_st = (
+        np.asarray(v, np.float64)
+        for v in (
+            *(source_features, target_features),
+            *(source_log_probs, target_source_log_probs),
+        )
+    )
+    rows, columns, mass = bound.exact_coupling(x, y, max_points=max_points, seed=seed)
+    source_loss = -log_ss[np.arange(len(log_ss)), np.asarray(source_labels)]
+    target_loss = -np.sum(np.exp(log_st) * np.maximum(log_st, -1e300), axis=1)
+    gap = np.abs(source_loss[rows] - target_loss[columns])
+    length = np.linalg.norm(x[rows] - y[columns], axis=1)
+    is_steep = gap > omega * length
+    delta = float(mass[is_steep].sum())
+    loss_range = float(gap[is_steep].max()) if is_steep.any() else 0.0
+    # A pair of equal features with unequal losses has no finite slope.
+    slope = np.where(gap > 0, gap, 0.0) / np.where(length > 0, length, np.nan)
+    slope = np.where(np.isnan(slope), np.where(gap > 0, np.inf, 0.0), slope)
+    order = np.argsort(slope)
+    covered = np.searchsorted(np.cumsum(mass[order]), share * mass.sum())
+    return {
+        "delta": delta,
+        "loss_range": loss_range,
+        "slack": delta * loss_range,
+        "omega_95": float(slope[order[min(covered, len(order) - 1)]]),
+    }

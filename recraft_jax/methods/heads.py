@@ -3,6 +3,8 @@
 A head is a pair of numpy arrays: kernel `[d k]` and bias `[k]`.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,30 @@ import sklearn.linear_model
 from recraft_jax.losses import task as task_losses
 
 Head = tuple[np.ndarray, np.ndarray]
+STRENGTHS = np.logspace(-3, 2, 6)
+
+
+def choose(
+    fit: Callable[..., Head], train, val, num_classes: int
+) -> tuple[Head, float]:
+    """Fit at every strength and keep the one with the least log-loss on `val`.
+
+    Args:
+      fit: `logistic` or `double_softmax`.
+      train: states `[n d]` and labels `[n]` to fit on.
+      val: the same to choose on.
+      num_classes: k.
+
+    Returns:
+      The head, and its strength.
+    """
+    states, labels = val
+
+    def log_loss(head: Head) -> float:
+        return float(-log_probs(head, states)[np.arange(len(labels)), labels].mean())
+
+    found = [(fit(*train, num_classes, strength), strength) for strength in STRENGTHS]
+    return min(found, key=lambda pair: log_loss(pair[0]))
 
 
 def logistic(states, labels, num_classes: int, strength: float) -> Head:

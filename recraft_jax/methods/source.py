@@ -23,8 +23,6 @@ from recraft_jax import errors
 from recraft_jax.losses import distortion
 from recraft_jax.methods import heads, lipschitz, text_tower
 
-STRENGTHS = np.logspace(-3, 2, 6)
-
 
 class Source(NamedTuple):
     """What the later stages need of the source, as numpy arrays.
@@ -100,18 +98,16 @@ def prepare(
             "allowed: at least two classes and enough sentences to hold some out"
         )
     fit_head = heads.double_softmax if double_softmax else heads.logistic
-
-    def log_loss(head, rows: np.ndarray) -> float:
-        log_probs = heads.log_probs(head, states[rows])
-        return float(-log_probs[np.arange(rows.sum()), labels[rows]].mean())
-
-    def head_on(rows: np.ndarray, strength: float):
-        return fit_head(states[rows], labels[rows], num_classes, strength)
-
-    best = min(STRENGTHS, key=lambda s: log_loss(head_on(fit, s), choose))
+    head, strength = heads.choose(
+        fit_head,
+        (states[fit], labels[fit]),
+        (states[choose], labels[choose]),
+        num_classes,
+    )
     is_calibrated = recalibration.method != "none"
     seen = fit if is_calibrated else fit | choose
-    head = head_on(seen, best)
+    if not is_calibrated:
+        head = fit_head(states[seen], labels[seen], num_classes, strength)
     report = {}
     if is_calibrated:
         head, report = _recalibrated(
@@ -124,7 +120,7 @@ def prepare(
     kernel, bias = head
     log_probs = heads.log_probs(head, states[test])
     report = _report(log_probs, labels[test], labels[seen], text) | report
-    report["l2_strength"] = float(best)
+    report["l2_strength"] = float(strength)
     if report["accuracy"] <= report["majority"]:
         logging.warning(
             "the source head is not above its majority class on held-out text "
