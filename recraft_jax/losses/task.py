@@ -1,5 +1,6 @@
 """Task losses, one value per sample; callers take the mean."""
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
@@ -25,6 +26,18 @@ def cross_entropy(
     return optax.softmax_cross_entropy_with_integer_labels(
         logits.astype(jnp.float32), labels
     )
+
+
+def double_softmax_cross_entropy(
+    logits: Float[ArrayLike, "b k"], labels: Int[ArrayLike, " b"]
+) -> Float[Array, " b"]:
+    """Compute `-log softmax(softmax(logits))[label]` of each sample, in nats.
+
+    The released code trains its one-dimensional source head with it: the soft-max of
+    the head meets that of the cross-entropy. It lies between log(1 + (k - 1) / e) and
+    log(k - 1 + e), and its gradient vanishes at sure predictions, right or wrong.
+    """
+    return cross_entropy(jax.nn.softmax(logits.astype(jnp.float32)), labels)
 
 
 def _flat_norm(x):
