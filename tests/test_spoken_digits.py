@@ -9,6 +9,7 @@ import pytest
 from recraft_jax import assets, build, errors, main
 from recraft_jax.data import spoken_digits, tasks
 
+OFFLINE = pathlib.Path(__file__).parents[1] / "configs" / "offline.py"
 PER_DIGIT = 6
 
 
@@ -139,13 +140,23 @@ def test_draw_refuses_numbers_it_cannot_serve(tmp_path, num_train, num_test, mes
 def test_build_makes_the_task_of_the_config(tmp_path, monkeypatch):
     save(tmp_path, content())
     monkeypatch.setattr(assets, "fetch", lambda name, cache: tmp_path)
-    path = pathlib.Path(__file__).parents[1] / "configs" / "offline.py"
     fields = ["--config.data.num_samples=30", "--config.data.num_test=20"]
-    config, _ = main.parse(["main", f"--config={path}", *fields])
+    config, _ = main.parse(["main", f"--config={OFFLINE}", *fields])
     task = build.load_task(config)
     assert task[:3] == ("spoken_digits", "classification", "error")
     assert task.num_classes == 10
     assert [len(task.splits[split]["y"]) for split in tasks.SPLITS] == [24, 6, 20]
+
+
+@pytest.mark.parametrize("method", ["recraft", "nft"])
+def test_scales_differ_in_length(method):
+    steps = []
+    for scale in ("quick", "demo", "paper"):
+        argument = f"spoken_digits,method={method},scale={scale}"
+        config, _ = main.parse(["main", f"--config={OFFLINE}:{argument}"])
+        steps.append((config.stage1.num_steps, config.stage2.num_epochs))
+    assert steps == sorted(steps) and len(set(steps)) == 3
+    assert [one[0] > 0 for one in steps] == [method == "recraft"] * 3
 
 
 def test_draw_refuses_a_negative_seed(tmp_path):
