@@ -105,7 +105,8 @@ def _share(num: int, digit: int) -> int:
 def _read(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return frames, lengths and digits after every check the layout allows."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: np.load leaves a file open that turns out to be damaged.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in _NAMES if name in file}
     except Exception as error:  # a damaged file can raise nearly anything
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
