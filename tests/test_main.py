@@ -96,6 +96,34 @@ BAD = {
         [f"--config={PDE}", "--config.fa.omega=0", "--config.fld.weight=0"],
         "has no stage 1",
     ),
+    "unknown preset": (
+        [f"--config={PDE}:preset=oficial"],
+        "unknown preset 'oficial' (did you mean 'official'?); allowed: default, paper",
+    ),
+    "unknown form of FA": (
+        [f"--config={PDE}", "--config.fa.kind=w2"],
+        "fa.kind = 'w2'; allowed: w1, w2sq_half, otdd_single_label",
+    ),
+    "unknown form of FLD": (
+        [f"--config={PDE}", "--config.fld.kind=ce"],
+        "fld.kind = 'ce'; allowed: mi, transport, entropy, negative_sets",
+    ),
+    "momentum of one": (
+        [f"--config={PDE}", "--config.fld.momentum=1.0"],
+        "fld.momentum = 1.0; allowed: 0 or more and below 1",
+    ),
+    "slope of nothing": (
+        [f"--config={PDE}", "--config.fa.omega=0"],
+        "lipschitz.tau = 0 stands for fa.omega, which is 0",
+    ),
+    "token norms of pooled features": (
+        [f"--config={PDE}", "--config.lipschitz.norm_axis=tokens"],
+        "lipschitz.norm_axis = 'tokens'; allowed: sample, or u_space = mixed",
+    ),
+    "class scale without class terms": (
+        [f"--config={PDE}", "--config.legacy.batch_count_scale=true"],
+        "legacy.batch_count_scale = True; allowed: false, or fld.kind entropy",
+    ),
     "unknown flag": ([f"--config={PDE}", "--wrokdir=x"], "Did you mean: workdir"),
     "stray argument": ([f"--config={PDE}", "advection"], "unknown argument"),
 }
@@ -244,6 +272,34 @@ def test_every_method_runs(method, smoke, tmp_path):
     else:
         assert align[f"{method}_after"] < align[f"{method}_before"]
     assert results["metric"] == ("nrmse" if task == "dense" else "error")
+
+
+def test_official_preset_runs_its_three_phases(smoke, tmp_path):
+    workdir = tmp_path / "run"
+    assert main.main([*smoke("dense,preset=official"), f"--workdir={workdir}"]) == 0
+    names = [line["phase"] for line in lines(workdir)]
+    assert list(dict.fromkeys(names)) == ["align_fa", "align_fld", "fit"]
+    results = read(workdir)
+    assert results["preset"] == "official"
+    assert "lipschitz" not in results["source"]  # D15: not for text
+    assert results["align"]["fa_after"] < results["align"]["fa_before"]
+    assert results["seconds"]["align"] > 0 and results["seconds"]["fit"] > 0
+
+
+def test_moving_average_survives_a_resume(smoke, tmp_path):
+    """Its joint is part of the state: stopping in the middle changes nothing."""
+    fields = {"fld.momentum": 0.5, "checkpoint.every_steps": 3, "checkpoint.keep": 0}
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    assert main.main([*smoke("dense", **fields), f"--workdir={whole}"]) == 0
+    shutil.copytree(whole, again)
+    (again / "results.json").unlink()
+    for path in (again / "checkpoints").iterdir():
+        if path.name.isdigit() and int(path.name) > 3:
+            shutil.rmtree(path)
+    assert main.main([*smoke("dense", **fields), f"--workdir={again}"]) == 0
+    for name in ("test", "align", "val"):
+        assert read(again)[name] == read(whole)[name]
+    assert lines(again) == lines(whole)
 
 
 def test_official_protocol_selects_on_test(smoke, tmp_path):
