@@ -46,7 +46,9 @@ def class_cost(
       labels: Their classes, from 0. A traced label out of range is a point of no class.
       source_features: Source features, in the same space.
       source_labels: Their classes, with names of their own.
-      epsilon: Regularisation, in units of squared distance. No gradient flows through.
+      epsilon: Regularisation, in units of squared distance. At a twentieth of the cost
+        between classes about ten sweeps are enough; at a thousandth the cap is met. No
+        gradient flows through.
       num_classes: Number of target classes kt.
       num_source_classes: Number of source classes ks.
       threshold: Largest l1 error of a marginal, of any problem, to be converged.
