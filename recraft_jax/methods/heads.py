@@ -79,8 +79,8 @@ def double_softmax(states, labels, num_classes: int, strength: float) -> Head:
     @jax.value_and_grad
     def objective(flat):
         kernel, bias = unpack(flat)
-        probs = jax.nn.softmax(states @ kernel + bias)
-        loss = task_losses.cross_entropy(probs, labels).sum()
+        logits = states @ kernel + bias
+        loss = task_losses.double_softmax_cross_entropy(logits, labels).sum()
         return strength * loss + jnp.sum(kernel**2) / 2
 
     def evaluate(flat):
