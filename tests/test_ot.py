@@ -353,6 +353,18 @@ class TestForms:
                 np.testing.assert_allclose(got, grad, atol=1e-5)
             jax.clear_caches()
 
+    @BOTH
+    def test_blocks_never_hold_the_cost(self, divergence):
+        n, m, d = 50_000, 2_048, 4
+        x, y = (jax.ShapeDtypeStruct((num, d), jnp.float32) for num in (n, m))
+
+        def loss(x, y):
+            return divergence(x, y, epsilon=1.0, self_x=0.0, self_y=0.0)[0]
+
+        step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+        memory = step.lower(x, y).compile().memory_analysis()
+        assert memory.temp_size_in_bytes < n * m * 4 / 3
+
     def test_sharded(self):
         assert len(jax.devices()) > 1, "conftest.py asks for two"
         mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))

@@ -36,7 +36,7 @@ from ott.solvers.linear import acceleration, sinkhorn
 from recraft_jax.losses import checks
 
 _DENSE_PAIRS = 2**24  # at most 64 MB of float32 per cost matrix, above: row blocks
-_BLOCK_PAIRS = 2**22  # pairs per row block
+_BLOCK_PAIRS = 2**21  # pairs per row block; smaller ones slow the columns down
 _DIRECT_TERMS = 2**22  # n * m * d up to which differences are taken point by point
 _ROUND_OFF = 2e-6  # squared distances below this share of |x|^2 + |y|^2 are rounding
 _MEDIAN_POINTS = 512  # points per cloud that the default epsilon looks at
