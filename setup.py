@@ -38,6 +38,7 @@ setuptools.setup(
         "transformers>=5",
     ],
     extras_require={
+        "bench": ["geomloss>=0.3", "torch"],
         "test": [
             "beartype",
             "hypothesis",

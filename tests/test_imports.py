@@ -34,6 +34,8 @@ MAY_IMPORT = {
     "build": (*LAYER0, *MODELS_TO_DATA),
     "assembly": (*LAYER0, *MODELS_TO_DATA, "build", "optim", "state"),
     "provenance": (".", "errors"),
+    "measure": ("provenance",),
+    "benchmark": ("errors", "measure", "writer", "losses/*"),
     "gap": (".", "errors", "tree"),
     "plots": (".", "errors", "gap"),
     "report": (".", "errors", "gap", "plots"),
@@ -62,6 +64,8 @@ DOORS = {
     "scipy": ("losses/bound", "methods/heads", "methods/lipschitz", "gap"),
     "matplotlib": ("plots",),
     "pickle": ("data/torch_file",),
+    "torch": ("benchmark",),
+    "geomloss": ("benchmark",),
 }
 
 
@@ -174,6 +178,9 @@ def test_configs_import_only_each_other_and_ml_collections():
         ("train", "from sklearn import svm"),
         ("checkpoints", "import pickle"),
         ("train", "import torch"),
+        ("losses/ot", "import geomloss"),
+        ("measure", "import torch"),
+        ("benchmark", "from recraft_jax import train"),
         ("data/text", "import tensorflow as tf"),
         ("train", "from tests import conftest"),
         ("losses/ot", "from . import distortion"),
@@ -195,6 +202,7 @@ def test_checker_catches_planted_violation(module, source):
         ("data/generators", "import jax"),
         ("provenance", "import recraft_jax"),
         ("losses/otdd", "from ott.geometry import costs"),
+        ("benchmark", "def late():\n    import geomloss, torch"),
         ("tree", "import os.path, numpy.linalg"),
     ],
 )

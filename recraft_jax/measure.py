@@ -1,0 +1,154 @@
+"""How to measure: seconds in turns, compilation, a matmul roof, memory, the machine."""
+
+import functools
+import os
+import pathlib
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+from jaxtyping import Float
+
+from recraft_jax import provenance
+
+_PER_TURN = 3  # ours may be so much faster that one call per turn is mostly noise
+_ROOF_SIZE = 2048
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the seconds of a call, and its result."""
+    start = time.perf_counter()
+    out = call()
+    return time.perf_counter() - start, out
+
+
+def in_turns(
+    ours: Callable, peer: Callable | None, turns: int, per_turn: int = _PER_TURN
+) -> tuple[float, float | None]:
+    """Take the medians of both, called in turns: a noisy machine is noisy for both."""
+    times, peer_times = [], []
+    for _ in range(turns):
+        times += [timed(ours)[0] for _ in range(per_turn)]
+        if peer:
+            peer_times.append(timed(peer)[0])
+    return statistics.median(times), statistics.median(peer_times) if peer else None
+
+
+def caller(fn: Callable, *args: Any, warm_up: bool = True) -> Callable[[], Any]:
+    """Compile `fn` for these arguments; the result waits until it is computed."""
+    compiled = jax.jit(fn).lower(*args).compile()
+
+    def call():
+        return jax.block_until_ready(compiled(*args))
+
+    if warm_up:
+        call()
+    return call
+
+
+def compile_seconds(fn: Callable, *args: Any) -> tuple[float, float]:
+    """Measure trace, lowering and compilation: nothing cached, then on a full cache."""
+    options = {
+        "jax_compilation_cache_dir": None,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    with tempfile.TemporaryDirectory() as folder:
+        options["jax_compilation_cache_dir"] = folder
+        try:
+            seconds = []
+            for _ in range(2):
+                _configure(options)
+                jax.clear_caches()
+                seconds.append(timed(lambda: jax.jit(fn).lower(*args).compile())[0])
+        finally:
+            _configure(before)
+    return seconds[0], seconds[1]
+
+
+def _configure(options: Mapping[str, Any]) -> None:
+    for name, value in options.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # JAX opens the folder once and keeps it
+
+
+@functools.cache
+def roof() -> float:
+    """Measure the float32 operations per second of one large matrix product."""
+    a = jnp.ones((_ROOF_SIZE, _ROOF_SIZE), jnp.float32)
+    product = functools.partial(jnp.matmul, precision="highest")
+    call = caller(product, a, a)
+    return 2 * _ROOF_SIZE**3 / min(timed(call)[0] for _ in range(5))
+
+
+def peak_bytes() -> int:
+    """Return the peak resident memory of this process.
+
+    Linux hands a child the peak of its parent in `ru_maxrss`; VmHWM is its own.
+    """
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def pair_costs(
+    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"], power: int
+) -> Float[np.ndarray, "n m"]:
+    """Compute |x - y| (power 1) or its half square (2) in float64, to judge others."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    square = (x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T
+    square = np.maximum(square, 0)
+    return np.sqrt(square) if power == 1 else square / 2
+
+
+def marginal_error(
+    f: Float[np.ndarray, " n"],
+    g: Float[np.ndarray, " m"],
+    cost: Float[np.ndarray, "n m"],
+    epsilon: float,
+) -> float:
+    """Compute the larger l1 error of the marginals of exp((f + g - cost) / eps) / nm.
+
+    In float64; each marginal has mass 1, uniformly.
+    """
+    plan = np.exp((f[:, None].astype(np.float64) + g - cost) / epsilon) / cost.size
+    sums = [plan.sum(1 - axis) - 1 / cost.shape[axis] for axis in (0, 1)]
+    return max(float(np.abs(s).sum()) for s in sums)
+
+
+def machine(extra: Mapping[str, Any]) -> str:
+    """Describe the processor, the cores this process may use, and the versions.
+
+    Args:
+      extra: what to list besides, by name.
+    """
+    model = platform.processor() or platform.machine()
+    info = pathlib.Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text().splitlines()
+        names = [s.split(":")[1].strip() for s in lines if s.startswith("model name")]
+        model = names[0] if names else model
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
+    versions = provenance.versions()
+    shown = {name: versions[name] for name in ("python", "jax", "jaxlib", "ott-jax")}
+    shown |= extra
+    listed = ", ".join(f"{name} {version}" for name, version in shown.items())
+    return (
+        f"{model}, {cores} cores, {jax.default_backend()}; {listed}; "
+        f"commit {provenance.git_commit() or 'unknown'}"
+    )

@@ -1,0 +1,184 @@
+"""The benchmark command: fields, peers, ratios, arguments. Nothing here is timed."""
+
+import functools
+import json
+import sys
+from importlib import metadata
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from recraft_jax import benchmark, errors, measure
+from recraft_jax.losses import ot
+
+SIZES = 12, 8, 5
+FA = functools.partial(benchmark.alignment, power=2, epsilon=0.5, tokens=1, sizes=SIZES)
+
+
+@pytest.fixture
+def no_peer(monkeypatch):
+    """As if neither were installed: `None` makes their import fail."""
+    for name in ("torch", "geomloss"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.fixture
+def fake_peer(monkeypatch):
+    """Stands in for GeomLoss: exact, slow to a known degree, with a known error."""
+
+    def setup(x, y, power, epsilon, scaling):
+        (value, _), grad = benchmark.value_and_grad(
+            x, y, power=power, epsilon=epsilon, self_x=None, threshold=1e-5
+        )
+        return {
+            "call": lambda: None,
+            "seconds": 1.0,
+            "value": float(value),
+            "grad": np.asarray(grad),
+            "error": 1e-4 / scaling,
+        }
+
+    monkeypatch.setattr(benchmark, "_geomloss", setup)
+
+
+def clouds():
+    n, m, d = SIZES
+    x = benchmark.features(n, d, seed=0)
+    y = benchmark.features(m, d, seed=1, shift=0.3)
+    return jnp.asarray(x), jnp.asarray(y)
+
+
+class TestValueAndGrad:
+    @pytest.mark.parametrize("power", [1, 2])
+    def test_is_in_the_target(self, power):
+        x, y = clouds()
+
+        def step(y):
+            (value, info), grad = benchmark.value_and_grad(
+                x, y, power=power, epsilon=0.5, self_x=0.25, threshold=1e-5
+            )
+            assert info["converged"]
+            return value, grad
+
+        _, grad = step(y)
+        assert grad.shape == y.shape
+        move = jnp.asarray(np.random.default_rng(0).normal(size=y.shape), jnp.float32)
+        move = 1e-2 * move / jnp.linalg.norm(move)
+        slope = (step(y + move)[0] - step(y - move)[0]) / 2
+        np.testing.assert_allclose(jnp.sum(grad * move), slope, rtol=1e-2, atol=1e-5)
+
+    def test_features(self):
+        x = benchmark.features(50, 64, seed=0, tokens=4)
+        np.testing.assert_allclose(x.mean(1), 0, atol=1e-6)
+        np.testing.assert_allclose(x.std(1), 0.5, rtol=1e-5)
+        np.testing.assert_array_equal(x, benchmark.features(50, 64, seed=0, tokens=4))
+        assert np.any(x != benchmark.features(50, 64, seed=1, tokens=4))
+
+
+class TestMeasure:
+    @pytest.mark.parametrize("power", [1, 2])
+    def test_marginal_error(self, power):
+        x, y = (np.asarray(v) for v in clouds())
+        cost = measure.pair_costs(x, y, power)
+        want = np.linalg.norm(x[3] - y[2]) ** power / power
+        np.testing.assert_allclose(cost[3, 2], want, rtol=1e-6)
+        f, g = np.zeros(len(x)), np.zeros(len(y))
+        for _ in range(500):
+            f = -np.log(np.exp(g - cost).mean(1))
+            g = -np.log(np.exp(f[:, None] - cost).mean(0))
+        assert measure.marginal_error(f, g, cost, 1.0) < 1e-9
+        # Twice the mass everywhere is an error of 1 in either marginal.
+        error = measure.marginal_error(f + np.log(2), g, cost, 1.0)
+        np.testing.assert_allclose(error, 1, rtol=1e-6)
+        # The worse marginal counts.
+        g[0] += np.log(2)
+        error = measure.marginal_error(f, g, cost, 1.0)
+        np.testing.assert_allclose(error, 1 / len(y), rtol=1e-6)
+
+    def test_compile_seconds_restores_the_cache(self, tmp_path):
+        before = jax.config.jax_compilation_cache_dir
+        cold, warm = measure.compile_seconds(lambda x: jnp.sin(x) @ x, jnp.ones(7))
+        assert cold > 0 and warm > 0
+        assert jax.config.jax_compilation_cache_dir == before
+
+    def test_calls_take_turns(self):
+        calls = []
+        measure.in_turns(
+            lambda: calls.append("ours"), lambda: calls.append("peer"), 2, 2
+        )
+        assert calls == ["ours", "ours", "peer"] * 2
+        seconds, peer_seconds = measure.in_turns(lambda: None, None, 1)
+        assert seconds > 0 and peer_seconds is None
+
+
+class TestRows:
+    def test_without_a_peer(self, no_peer):
+        piece = functools.partial(FA, power=1, epsilon=None)
+        (row,), notes = benchmark.run(["fa"], 1, {"fa": piece})
+        epsilon = float(ot.wasserstein1(*clouds())[1]["epsilon"])
+        assert f"epsilon {epsilon:.4g} (the default)" in notes[0]
+        assert not any("geomloss" in line for line in notes)
+        assert tuple(row) == benchmark.FIELDS
+        assert row["name"] == "fa" and row["dtype"] == "float32"
+        for name in ("peer", "peer_seconds", "ratio", "peak_bytes"):
+            assert row[name] is None
+        for name in ("seconds", "flops_share", "compile_cold", "compile_warm"):
+            assert row[name] > 0
+
+    def test_ratio_and_threshold(self, fake_peer):
+        row, notes = FA("fa", repeats=1)
+        assert row["peer"] == "geomloss"
+        assert row["ratio"] == row["seconds"] / row["peer_seconds"]
+        assert "(threshold 1.1e-04)" in notes[1]  # the finer of the two scalings
+        assert "scaling 0.5" in notes[2] and "scaling 0.9" in notes[3]
+        gaps = [float(n.split("gradient ")[1].split()[0]) for n in notes[2:]]
+        assert max(gaps) < 1e-2
+
+    def test_blocks_in_a_process_of_their_own(self):
+        row, notes = benchmark.blocks("fa_blocks", repeats=1, sizes=SIZES)
+        assert tuple(row) == benchmark.FIELDS
+        assert row["peak_bytes"] > 50e6 and row["seconds"] > 0
+        assert row["peer"] is None and row["ratio"] is None
+        assert "12 x 8 x 5" in notes[0]
+
+    def test_blocks_that_fail(self):
+        with pytest.raises(errors.RunError, match="fa_blocks"):
+            benchmark.blocks("fa_blocks", repeats=1, sizes=(0, 8, 5))
+
+
+class TestCommand:
+    def test_writes_and_prints(self, no_peer, tmp_path, capsys):
+        def piece(name, repeats):
+            row = dict.fromkeys(benchmark.FIELDS) | {"name": name, "seconds": repeats}
+            return row, [f"what {name} compared"]
+
+        path = tmp_path / "out.json"
+        argv = [f"--out={path}", "--only=one,two", "--repeats=2"]
+        assert benchmark.main(argv, dict.fromkeys(("one", "no", "two"), piece)) == 0
+        rows = json.loads(path.read_text())
+        assert [row["name"] for row in rows] == ["one", "two"]
+        assert all(row["seconds"] == 2 and row["peer"] is None for row in rows)
+        out = capsys.readouterr().out
+        assert "what two compared" in out and "pip install -e '.[bench]'" in out
+        assert f"jax {metadata.version('jax')}" in out and "cores" in out
+
+    @pytest.mark.parametrize(
+        ("argv", "allowed"),
+        [
+            (["--only=fa_distance,speed"], "fa_distance"),
+            (["--only="], "fa_blocks"),
+            (["--repeats=0"], "1, 2"),
+            (["--repeats=x"], "1, 2"),
+            (["--out=no/such/folder/x.json"], "exists"),
+            (["--sizes=3"], "--repeats=N"),
+            (["--only"], "--only=NAME"),
+            (["extra"], "--out=FILE"),
+        ],
+    )
+    def test_bad_arguments(self, argv, allowed, capsys):
+        assert benchmark.main(argv) == errors.InputError.exit_code == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+        assert "allowed: " in err and allowed in err.split("allowed: ")[1]
