@@ -55,7 +55,6 @@ FIELDS = ("name", "dtype", *_COLUMNS)
 _COSTS = {1: "|x - y|", 2: "1/2 |x - y|^2"}
 _DIVERGENCES = {1: ot.wasserstein1, 2: ot.sinkhorn_divergence}
 _SCALINGS = 0.5, 0.9  # of GeomLoss: its default, which is timed in turns, and a finer
-_NOT_INSTALLED = "peer columns are empty: pip install -e '.[bench]'"
 
 Row = dict[str, Any]
 
@@ -341,13 +340,15 @@ def show(rows: Sequence[Row], notes: Sequence[str]) -> None:
             for name, (_, form) in _COLUMNS.items()
         ]
         table.add_row(row["name"], *cells)
-    console = rich.console.Console(highlight=False, soft_wrap=True, markup=False)
+    console = rich.console.Console(
+        width=100, highlight=False, soft_wrap=True, markup=False
+    )
     console.print(table)
     peers = _peer_versions()
     for line in (*notes, measure.machine(peers)):
         console.print(line)
     if not peers:
-        console.print(_NOT_INSTALLED)
+        console.print("peer columns are empty: pip install -e '.[bench]'")
 
 
 def _parse(argv: Sequence[str], allowed: Sequence[str]):
@@ -364,8 +365,7 @@ def _parse(argv: Sequence[str], allowed: Sequence[str]):
         allow_abbrev=False,
     )
     parser.error = refuse
-    default = pathlib.Path("benchmark.json")
-    parser.add_argument("--out", type=pathlib.Path, default=default)
+    parser.add_argument("--out", type=pathlib.Path, default="benchmark.json")
     parser.add_argument("--only", default=",".join(allowed))
     parser.add_argument("--repeats", default="3")
     given = parser.parse_args(argv)
