@@ -14,7 +14,9 @@ import sys
 
 import pytest
 
-from recraft_jax import evaluate, main
+from recraft_jax import main, scoring
+from recraft_jax.losses import lipschitz as lipschitz_losses
+from recraft_jax.methods import alignment, label_distortion, lipschitz, recraft
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMOKE = f"{ROOT}/configs/smoke.py"
@@ -187,6 +189,15 @@ def test_folder_of_something_else_is_refused(smoke, capsys, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "thesis.tex"]
 
 
+def test_choices_are_those_of_the_modules_that_make_them():
+    assert main.CHOICES["fa.kind"] == alignment.KINDS
+    assert set(main.CHOICES["fld.kind"]) == set(label_distortion.KINDS)
+    assert main.CHOICES["fld.transport_cost"] == label_distortion.COSTS
+    assert set(main.CHOICES["lipschitz.method"]) == set(lipschitz.METHODS)
+    assert main.CHOICES["lipschitz.norm_axis"] == lipschitz_losses.AXES
+    assert main.CHOICES["stage1.mode"] == recraft.MODES
+
+
 def test_default_workdir_differs_when_the_config_does(smoke):
     names = {
         str(main.parse(arguments)[1])
@@ -327,7 +338,7 @@ def test_validation_score_that_is_not_finite_stops_the_run(
     smoke, capsys, monkeypatch, tmp_path
 ):
     """It would otherwise be kept as the best, since nothing is below a NaN."""
-    monkeypatch.setattr(evaluate, "score", lambda *_, **__: float("nan"))
+    monkeypatch.setattr(scoring, "score", lambda *_, **__: float("nan"))
     workdir = tmp_path / "run"
     assert main.main([*smoke("dense,method=nft"), f"--workdir={workdir}"]) == 1
     err = capsys.readouterr().err

@@ -299,3 +299,13 @@ def test_official_preset_turns_every_switch_on():
     paper = common.base(common.parse_arg("preset=paper", ("toy",)))
     assert paper.stage2.freeze_embedder and not chosen.stage2.freeze_embedder
     assert paper.fld.kind == "mi" and paper.fa.kind == "w1"
+
+
+def test_every_released_form_works_with_every_other(model, arrays):
+    """Negative sets with D9, D16 and D18 at once: finite, and all leaves get slopes."""
+    changes = dict(common.OFFICIAL) | {"fld.kind": "negative_sets"} | ONLY_FLD
+    x = np.random.default_rng(2).normal(size=(12, 16, 1)).astype(np.float32)
+    loss, grads, _ = measure(model, arrays, x=x, **changes)
+    assert np.isfinite(loss)
+    assert "source/head/kernel" in grads
+    assert all(jnp.all(jnp.isfinite(g)) and jnp.any(g != 0) for g in grads.values())

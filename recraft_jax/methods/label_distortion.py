@@ -18,7 +18,6 @@ import ml_collections
 from recraft_jax.losses import distortion, label_ot, ot
 
 KINDS = ("mi", "entropy", "transport", "negative_sets")
-CLASS_SUMS = ("entropy", "negative_sets")  # a sum of one term for each target class
 COSTS = ("prototype", "class", "joint")
 
 
@@ -33,7 +32,7 @@ def make(
 
     Args:
       section: `config.fld`: `kind`, `transport_cost`, `transport_epsilon`.
-      class_scale: factor of each class `[kt]`, for kinds of `CLASS_SUMS`.
+      class_scale: factor of each class `[kt]`, for the last two kinds.
     """
     if section.kind == "mi":
         return lambda q, samples: distortion.target_given_source(q)
@@ -61,6 +60,20 @@ def joint_of(log_probs: jax.Array, targets: jax.Array, weights: jax.Array) -> ja
     if probs.ndim == 2:
         return distortion.joint(probs, targets, weights)
     return jax.vmap(distortion.joint, in_axes=(1, None, None))(probs, targets, weights)
+
+
+def misplaced(log_first: jax.Array, targets: jax.Array) -> jax.Array:
+    """Negatives of the index bug (D18), `[ks kt]`, or one per token like `joint_of`.
+
+    Args:
+      log_first: predictions for the first b samples of the data set.
+      targets: one-hot labels of the batch `[b kt]`.
+    """
+    probs = jnp.exp(log_first)
+    if probs.ndim == 2:
+        return distortion.misplaced_negatives(probs, targets)
+    found = jax.vmap(distortion.misplaced_negatives, in_axes=(1, None))
+    return found(probs, targets)
 
 
 def _label_cost(section, q, samples: Mapping[str, jax.Array]):

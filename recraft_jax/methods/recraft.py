@@ -61,11 +61,14 @@ def phases(
     ]
 
 
-def features(params, apply: Callable, x):
-    """Pooled target features `[b d]` and source log-probabilities `[b k]` of inputs."""
+def features(params, apply: Callable, x, *, per_token: bool = False):
+    """Pooled target features `[b d]` and source log-probabilities of inputs.
+
+    The latter are `[b k]`, of the mean hidden state, or with `per_token` `[b l k]`.
+    """
     _, out = apply(params, x)
-    log_probs = source.predict(params, out["hidden"].mean(1))
-    return out["tokens"].mean(1), log_probs
+    hidden = out["hidden"] if per_token else out["hidden"].mean(1)
+    return out["tokens"].mean(1), source.predict(params, hidden)
 
 
 def align_phase(
@@ -99,16 +102,9 @@ def align_phase(
         picks = np.arange(per_class * np.count_nonzero(counts)) % len(target.x)
         first_x = target.x[picks]
 
-    def source_view(params, x):
-        """Pooled features, and source log-probabilities of samples or of tokens."""
-        _, out = apply(params, x)
-        hidden = out["hidden"]
-        seen = hidden if is_per_token else hidden.mean(1)
-        return out["tokens"].mean(1), source.predict(params, seen)
-
     def loss_fn(params, stats, batch, key, step):
         del key
-        u, log_probs = source_view(params, batch["x"])
+        u, log_probs = features(params, apply, batch["x"], per_token=is_per_token)
         loss, metrics = 0.0, {}
         if omega > 0:
             fa, measured = alignment.term(config.fa.kind, params, u, batch["weight"])
@@ -126,19 +122,20 @@ def align_phase(
                 "targets": targets,
                 "source_features": params["source/features"],
                 "source_labels": params["source/labels"],
-                "negatives": None,
             }
+            negatives = None
             if first_x is not None:
-                _, log_first = source_view(params, first_x)
-                samples["negatives"] = distortion.misplaced_negatives(
-                    jnp.exp(log_first), targets
-                )
+                _, log_first = features(params, apply, first_x, per_token=is_per_token)
+                negatives = label_distortion.misplaced(log_first, targets)
+
+            def fld_of(q, negatives):
+                return fld_loss(q, samples | {"negatives": negatives})
+
             if is_per_token:
-                # The released code sums over the tokens, and so do we for it.
-                fld = jnp.sum(jax.vmap(lambda q: fld_loss(q, samples))(q))
+                fld = jnp.sum(jax.vmap(fld_of)(q, negatives))  # not the mean (D16)
                 q = q.mean(0)
             else:
-                fld = fld_loss(q, samples)
+                fld = fld_of(q, negatives)
             loss += weight * fld
             entropy = distortion.entropy(q.sum(1))
             collapsed = entropy < 0.5 * math.log(q.shape[0])

@@ -143,7 +143,7 @@ def prepare(
 
 
 def predict(params: dict[str, jax.Array], hidden: jax.Array) -> jax.Array:
-    """Source log-probabilities `[b k]` of pooled hidden states `[b d]`."""
+    """Source log-probabilities `[... k]` of hidden states `[... d]`, pooled or not."""
     logits = hidden @ params["source/head/kernel"] + params["source/head/bias"]
     return jax.nn.log_softmax(logits.astype(jnp.float32))
 
