@@ -30,7 +30,6 @@ _TERMS = {
     "fa": (_SKY, "feature alignment $\\omega W_1$"),
     "fld_entropy": (_ORANGE, "distortion $H(Z_t|Z_s)$"),
     "fld_kl": (_PINK, "distortion, excess of the predictor"),
-    "exceptions": (_GREEN, "exceptions $\\delta M$"),
 }
 _MAX_VALUE_LABELS = 16  # bars above which their totals would collide
 
@@ -109,9 +108,6 @@ def draw_bound(run: dict[str, Any]) -> figure.Figure:
     ax = fig.subplots()
     totals = np.array([row["bound"] for row in every])
     stack = {term: np.array([row[term] for row in every]) for term in gap.TERMS}
-    stack["exceptions"] = totals - sum(stack.values())
-    if np.allclose(stack["exceptions"], 0, atol=1e-6):  # delta is 0
-        del stack["exceptions"]
     bottom = np.zeros(len(every))
     for term, heights in stack.items():
         colour, label = _TERMS[term]
