@@ -37,6 +37,7 @@ TABLE = {
         {},
         {"epsilon": 0.5},
     ),
+    ot.default_epsilon: (PAIR, {}, {}),
     distortion.joint: (SAMPLES, {}, {}),
     distortion.per_label: (SAMPLES, {}, {}),
     distortion.entropy: ({"p": "q"}, {}, {}),

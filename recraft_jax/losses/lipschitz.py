@@ -20,7 +20,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from recraft_jax.losses import bound
+from recraft_jax.losses import bound, checks
 
 AXES = ("sample", "tokens")
 
@@ -43,6 +43,7 @@ def gradient_norms(
     Raises:
       ValueError: an unknown axis, or `tokens` without a token axis.
     """
+    checks.finite_rows("grads", grads)
     if axis not in AXES:
         raise ValueError(f"axis {axis!r}; allowed: {', '.join(AXES)}")
     if axis == "tokens" and grads.ndim != 3:
@@ -60,6 +61,7 @@ def penalty(norms: Float[Array, "b ..."], tau: float) -> Float[Array, ""]:
       norms: of `gradient_norms`; several per sample are summed.
       tau: slope that costs nothing, in nats per unit of feature distance.
     """
+    checks.finite_rows("norms", norms)
     return jnp.sum(jnp.square(jnp.maximum(norms - tau, 0.0))) / norms.shape[0]
 
 
@@ -98,6 +100,8 @@ def on_coupling(
       the bound B <= omega W1 + slack holds on these samples by construction.
       `omega_95`: least slope that covers `share` of the mass.
     """
+    checks.log_rows("source_log_probs", source_log_probs)
+    checks.log_rows("target_source_log_probs", target_source_log_probs)
     x, y, log_ss, log_st = (
         np.asarray(v, np.float64)
         for v in (
