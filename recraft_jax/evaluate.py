@@ -91,6 +91,11 @@ def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
         config = json.loads((workdir / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise errors.InputError(f"{workdir} holds no finished run: {error}") from None
+    if "lipschitz" not in config:
+        raise errors.InputError(
+            f"{workdir} holds a run of an older version, without config.lipschitz; "
+            "allowed: runs of this version"
+        )
     if results["source"] is None:
         raise errors.InputError(
             f"{workdir}: method {results['method']} has no source model and so no "

@@ -65,7 +65,9 @@ def closing(results: Mapping[str, Any], workdir: pathlib.Path) -> None:
     if align["fa_before"] is not None:
         console.print(
             f"stage 1   FA {align['fa_before']:.3f} -> {align['fa_after']:.3f}   "
-            f"FLD {align['fld_before']:.3f} -> {align['fld_after']:.3f} nats"
+            f"FLD {align['fld_before']:.3f} -> {align['fld_after']:.3f} nats "
+            f"(corrected {align['fld_corrected_before']:.3f} -> "
+            f"{align['fld_corrected_after']:.3f})"
         )
     seconds = "   ".join(
         f"{name} {value:.1f}" for name, value in sorted(r["seconds"].items())
