@@ -38,7 +38,7 @@ import rich.console
 import rich.table
 from jaxtyping import Array, Float
 
-from recraft_jax import errors, measure, writer
+from recraft_jax import cli, errors, measure, writer
 from recraft_jax.losses import ot
 
 _COLUMNS = {  # field: heading and format in the printed table
@@ -351,22 +351,11 @@ def show(rows: Sequence[Row], notes: Sequence[str]) -> None:
         console.print("peer columns are empty: pip install -e '.[bench]'")
 
 
-def _parse(argv: Sequence[str], allowed: Sequence[str]):
+def _parse(argv: Sequence[str], allowed: Sequence[str]) -> argparse.Namespace:
     """Read the arguments; whatever is wrong is an `InputError` of one line."""
-
-    def refuse(message):
-        raise errors.InputError(
-            f"{message}; allowed: --out=FILE, --only=NAME,..., --repeats=N"
-        )
-
-    parser = argparse.ArgumentParser(
-        prog="python -m recraft_jax.benchmark",
-        description="Time our pieces of work, next to another library's.",
-        allow_abbrev=False,
-    )
-    parser.error = refuse
+    parser = cli.Parser("benchmark", __doc__)
     parser.add_argument("--out", type=pathlib.Path, default="benchmark.json")
-    parser.add_argument("--only", default=",".join(allowed))
+    parser.add_argument("--only", default=",".join(allowed), help="NAME,NAME...")
     parser.add_argument("--repeats", default="3")
     given = parser.parse_args(argv)
     given.only = given.only.split(",")
@@ -384,15 +373,14 @@ def _parse(argv: Sequence[str], allowed: Sequence[str]):
 
 def main(argv: Sequence[str], pieces: Mapping[str, Callable] = PIECES) -> int:
     """Measure, print, write."""
-    try:
+
+    def command(argv):
         given = _parse(argv, list(pieces))
         rows, notes = run(given.only, int(given.repeats), pieces)
         writer.write_json(given.out, rows)
-    except (errors.InputError, errors.RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    show(rows, notes)
-    return 0
+        show(rows, notes)
+
+    return cli.run(command, argv)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ a classifier that has been trained, and elsewhere (pseudo-labels, stage 1) a log
 regression on the hidden states, fitted on the training split.
 """
 
-import argparse
 import json
 import pathlib
 import sys
@@ -31,6 +30,7 @@ from recraft_jax import (
     assembly,
     build,
     checkpoints,
+    cli,
     clock,
     errors,
     scoring,
@@ -49,35 +49,20 @@ SLOPE_SHARE = 0.95  # of the coupling whose slopes `omega_95` covers
 def main(argv: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     writer.set_up_logging()
-    try:
-        given = _parser().parse_args(argv)
-        if not given.bound:
-            raise errors.InputError("nothing to evaluate; allowed: --bound")
-        found = evaluate_bound(given.workdir, given.split)
-        writer.write_json(given.workdir / "bound.json", found)
-        print_bound(found, given.workdir)
-    except (errors.InputError, errors.RunError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return cli.run(_evaluate, argv)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise errors.InputError(f"{message}; see --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m recraft_jax.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _evaluate(argv: Sequence[str]) -> None:
+    parser = cli.Parser("evaluate", __doc__)
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--bound", action="store_true", help="evaluate the bound")
     parser.add_argument("--split", choices=SPLITS, default=SPLITS[0])
-    return parser
+    given = parser.parse_args(argv)
+    if not given.bound:
+        raise errors.InputError("nothing to evaluate; allowed: --bound")
+    found = evaluate_bound(given.workdir, given.split)
+    writer.write_json(given.workdir / "bound.json", found)
+    print_bound(found, given.workdir)
 
 
 def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:

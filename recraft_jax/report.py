@@ -23,7 +23,7 @@ import rich.box
 import rich.console
 import rich.table
 
-from recraft_jax import errors
+from recraft_jax import cli, errors
 
 _COLUMNS = (
     "method",
@@ -154,26 +154,11 @@ def _change(rows, name) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Print the Markdown table of the given runs, or draw a figure of them."""
-    try:
-        print(_answer(_parser().parse_intermixed_args(argv)))
-    except errors.InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return cli.run(lambda argv: print(_answer(_parse(argv))), argv)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise errors.InputError(f"{message}; see --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m recraft_jax.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = cli.Parser("report", __doc__)
     parser.add_argument("workdir", nargs="+", type=pathlib.Path)
     parser.add_argument("--gap", action="store_true", help="draw error against gap")
     parser.add_argument("--bound", action="store_true", help="draw the bound of a run")
@@ -184,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
         help="common omega of the right panel of --gap (default 0.4), in nats per unit "
         "of feature distance",
     )
-    return parser
+    return parser.parse_intermixed_args(argv)
 
 
 def _answer(given: argparse.Namespace) -> str:

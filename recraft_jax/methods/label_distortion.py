@@ -9,6 +9,7 @@ Only `mi` and `transport` are distortions of the bound. The others can be brough
 their minimum by predictions that say nothing about the target label.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -22,18 +23,80 @@ COSTS = ("prototype", "class", "joint")
 
 
 def make(
-    section: ml_collections.ConfigDict, *, class_scale: jax.Array | None
-) -> Callable[..., jax.Array]:
-    """Build the loss `(q, samples) -> scalar` of a joint `[ks kt]`.
+    section: ml_collections.ConfigDict,
+    *,
+    num_classes: int,
+    class_scale: jax.Array | None,
+) -> Callable[..., tuple[jax.Array, dict, dict]]:
+    """Build the term `(params, stats, batch, u, log_probs, log_first, step)`.
 
-    `samples` holds what some kinds need beside the joint: `features` `[b d]` and
-    `targets` `[b kt]` of the batch, `source_features` `[n d]` and `source_labels`
-    `[n ks]`, `negatives` `[ks kt]` or None.
+    It returns the loss, the next `stats` (the moving average, if there is one) and
+    metrics: `fld`, `source_entropy` (H(Z_s) of the batch) and `source_collapsed`.
+    `u` are pooled features `[b d]`; `log_probs` are source predictions `[b ks]`, or one
+    for each token `[b l ks]`, whose losses are then summed as in the released code
+    (D16); `log_first` are those of the first b samples of the data set, or None (D18).
 
     Args:
-      section: `config.fld`: `kind`, `transport_cost`, `transport_epsilon`.
-      class_scale: factor of each class `[kt]`, for the last two kinds.
+      section: `config.fld`.
+      num_classes: kt.
+      class_scale: factor of each class `[kt]`, for the last two kinds, or None.
     """
+    form = _form(section, class_scale)
+
+    def term(params, stats, batch, u, log_probs, log_first, step):
+        targets = jax.nn.one_hot(batch["label"], num_classes)
+        q = joint_of(log_probs, targets, batch["weight"])
+        if section.momentum > 0:
+            past = jnp.where(step == 0, q, stats["joint"])
+            q = distortion.moving_average(past, q, section.momentum)
+            stats = {"joint": jax.lax.stop_gradient(q)}
+        negatives = None if log_first is None else misplaced(log_first, targets)
+        samples = {
+            "features": u,
+            "targets": targets,
+            "source_features": params["source/features"],
+            "source_labels": params["source/labels"],
+        }
+
+        def loss_of(q, negatives):
+            return form(q, samples | {"negatives": negatives})
+
+        if q.ndim == 3:
+            fld = jnp.sum(jax.vmap(loss_of)(q, negatives))
+            q = q.mean(0)
+        else:
+            fld = loss_of(q, negatives)
+        entropy = distortion.entropy(q.sum(1))
+        collapsed = entropy < 0.5 * math.log(q.shape[0])
+        return (
+            fld,
+            stats,
+            {
+                "fld": fld,
+                "source_entropy": entropy,
+                "source_collapsed": collapsed.astype(jnp.float32),
+            },
+        )
+
+    return term
+
+
+def init_stats(
+    section: ml_collections.ConfigDict, num_classes: int
+) -> Callable[[dict], dict] | None:
+    """What `phase.init_stats` is for the term; the first step replaces the average."""
+    if section.momentum == 0:
+        return None
+
+    def init(params):
+        num_source = params["source/head/bias"].shape[0]
+        return {"joint": jnp.zeros((num_source, num_classes), jnp.float32)}
+
+    return init
+
+
+def _form(section, class_scale) -> Callable[[jax.Array, Mapping], jax.Array]:
+    """The loss of a joint `[ks kt]`, and of samples for the kinds that look at them."""
     if section.kind == "mi":
         return lambda q, samples: distortion.target_given_source(q)
     if section.kind == "entropy":

@@ -17,13 +17,11 @@ else the released code does differently is a switch here (`docs/theory.md` lists
 import math
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from recraft_jax import phase
-from recraft_jax.losses import distortion
 from recraft_jax.methods import alignment, fit, label_distortion, source
 
 MODES = ("joint", "sequential")
@@ -95,8 +93,9 @@ def align_phase(
     per_class = batch_size // np.count_nonzero(counts)
     is_per_token = config.fld.dense_1d_per_token and target.is_dense
     scale = _batch_count_scale(config, counts, per_class)
-    fld_loss = label_distortion.make(config.fld, class_scale=scale["fld"])
-    momentum = config.fld.momentum
+    distort = label_distortion.make(
+        config.fld, num_classes=num_classes, class_scale=scale["fld"]
+    )
     first_x = None
     if config.legacy.negative_index_bug and config.fld.kind == "negative_sets":
         picks = np.arange(per_class * np.count_nonzero(counts)) % len(target.x)
@@ -111,39 +110,14 @@ def align_phase(
             loss += omega * scale["fa"] * fa
             metrics |= measured
         if weight > 0:
-            targets = jax.nn.one_hot(batch["label"], num_classes)
-            q = label_distortion.joint_of(log_probs, targets, batch["weight"])
-            if momentum > 0:
-                past = jnp.where(step == 0, q, stats["joint"])
-                q = distortion.moving_average(past, q, momentum)
-                stats = {"joint": jax.lax.stop_gradient(q)}
-            samples = {
-                "features": u,
-                "targets": targets,
-                "source_features": params["source/features"],
-                "source_labels": params["source/labels"],
-            }
-            negatives = None
+            log_first = None
             if first_x is not None:
                 _, log_first = features(params, apply, first_x, per_token=is_per_token)
-                negatives = label_distortion.misplaced(log_first, targets)
-
-            def fld_of(q, negatives):
-                return fld_loss(q, samples | {"negatives": negatives})
-
-            if is_per_token:
-                fld = jnp.sum(jax.vmap(fld_of)(q, negatives))  # not the mean (D16)
-                q = q.mean(0)
-            else:
-                fld = fld_of(q, negatives)
+            fld, stats, measured = distort(
+                params, stats, batch, u, log_probs, log_first, step
+            )
             loss += weight * fld
-            entropy = distortion.entropy(q.sum(1))
-            collapsed = entropy < 0.5 * math.log(q.shape[0])
-            metrics |= {
-                "fld": fld,
-                "source_entropy": entropy,
-                "source_collapsed": collapsed.astype(jnp.float32),
-            }
+            metrics |= measured
         return loss, (stats, metrics)
 
     head = ("source/head/.*",) if config.fld.train_source_head and weight > 0 else ()
@@ -156,18 +130,10 @@ def align_phase(
         optim=config.stage1.optim,
         stream="balanced",
         batch_size=batch_size,
-        init_stats=_empty_joint(num_classes) if momentum > 0 and weight > 0 else None,
+        init_stats=(
+            label_distortion.init_stats(config.fld, num_classes) if weight > 0 else None
+        ),
     )
-
-
-def _empty_joint(num_classes: int) -> Callable[[dict], dict]:
-    """The moving average before its first step, which replaces it."""
-
-    def init(params):
-        num_source = params["source/head/bias"].shape[0]
-        return {"joint": jnp.zeros((num_source, num_classes), jnp.float32)}
-
-    return init
 
 
 def _batch_count_scale(config, counts: np.ndarray, per_class: int) -> dict:

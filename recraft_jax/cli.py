@@ -1,0 +1,37 @@
+"""What the commands other than `main` share: arguments, and bad input as one line."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from recraft_jax import errors
+
+
+class Parser(argparse.ArgumentParser):
+    """Arguments of `python -m recraft_jax.NAME`, refused like other bad input."""
+
+    def __init__(self, name: str, description: str):
+        """Take the name of the module and its docstring."""
+        super().__init__(
+            prog=f"python -m recraft_jax.{name}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        names = [action.option_strings or [action.dest] for action in self._actions]
+        allowed = ", ".join(options[-1] for options in names)
+        raise errors.InputError(f"{message}; allowed: {allowed}")
+
+
+def run(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
+    """Run a command; returns the exit code, after one line if it failed."""
+    try:
+        command(argv)
+    except (errors.InputError, errors.RunError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    return 0
