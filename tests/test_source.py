@@ -134,3 +134,49 @@ def test_predict_is_a_log_softmax(body):
     logits = np.asarray(hidden[:, :3]) + np.array([0.0, 1.0, -1.0])
     by_hand = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     np.testing.assert_allclose(log_probs, by_hand, atol=1e-5)
+
+
+def test_recalibrated_head_is_flat_on_text_nobody_has_fitted(sentences, body):
+    settings = UNCHANGED._replace(method="penalty", tau=1.0)
+    found = prepare(sentences, body, recalibration=settings)
+    report = found.report["lipschitz"]
+    assert report["before"]["slope"]["0.95"] > 2.0
+    assert report["after"]["slope"]["0.95"] < 1.3
+    assert report["quantile"] <= 1.0 + 1e-3  # on the text it was recalibrated on
+    assert report["units"] == {"fit": 21, "test": 45}
+    plain = prepare(sentences, body)
+    assert "lipschitz" not in plain.report
+    assert np.linalg.norm(found.kernel) < np.linalg.norm(plain.kernel)
+    np.testing.assert_array_equal(found.features, plain.features)
+
+
+def test_held_out_units_carry_the_final_head(sentences, body):
+    settings = UNCHANGED._replace(method="rescale", tau=0.5)
+    found = prepare(sentences, body, recalibration=settings)
+    order = np.random.default_rng(0).permutation(len(sentences.ids))
+    rows = np.sort(order[: len(found.held_labels)])
+    np.testing.assert_array_equal(found.held_labels, sentences.labels[rows])
+    mask = sentences.mask[rows]
+    tokens = body.embed(body.params, sentences.ids[rows])
+    weight = (mask / mask.sum(1, keepdims=True))[..., None]
+    pooled = (np.asarray(tokens) * weight).sum(1)
+    np.testing.assert_allclose(found.held_features, pooled, atol=1e-5)
+    hidden = body.encode(body.params, tokens, jnp.asarray(mask))
+    want = source.predict(source.leaves(found), (hidden * weight).sum(1))
+    np.testing.assert_allclose(found.held_log_probs, want, atol=1e-4)
+    accuracy = (found.held_log_probs.argmax(1) == found.held_labels).mean()
+    assert found.report["accuracy"] == pytest.approx(accuracy)
+
+
+def test_token_level_head_is_recalibrated_too(backbone, body):
+    words = [["who", "is", "man", "the", "city"]] * 30 + [["the", "a", "of"]] * 30
+    tags = [["O", "O", "per", "O", "loc"]] * 30 + [["O", "O", "O"]] * 30
+    encoded = text.encode_words(backbone, words, tags, 16)
+    settings = UNCHANGED._replace(method="rescale", tau=0.2)
+    found = prepare(encoded, body, recalibration=settings)
+    assert found.report["lipschitz"]["after"]["slope"]["1.0"] <= 0.2 + 1e-4
+    names = found.report["classes"]
+    # The shares of the labelled tokens of a sentence, or nothing.
+    sums = found.labels.sum(1)
+    assert set(np.round(sums, 5)) <= {0.0, 1.0}
+    assert found.labels.shape[1] == len(names)
