@@ -46,14 +46,18 @@ def logistic(states, labels, num_classes: int, strength: float) -> Head:
 
     Args:
       states: `[n d]`.
-      labels: `[n]`, of at least two classes.
+      labels: `[n]`; if all are of one class the head always says so.
       num_classes: k; a class without a sample gets a hopeless bias.
       strength: the inverse of the L2 penalty, scikit-learn's C.
     """
-    model = sklearn.linear_model.LogisticRegression(C=strength, max_iter=1000)
-    model.fit(states, labels)
     kernel = np.zeros((states.shape[1], num_classes), np.float32)
     bias = np.full(num_classes, -30.0, np.float32)
+    seen = np.unique(labels)
+    if len(seen) == 1:  # scikit-learn refuses it
+        bias[seen] = 0.0
+        return kernel, bias
+    model = sklearn.linear_model.LogisticRegression(C=strength, max_iter=1000)
+    model.fit(states, labels)
     if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
         kernel[:, model.classes_[1]] = model.coef_[0]
         bias[model.classes_] = [0.0, model.intercept_[0]]
