@@ -34,4 +34,9 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
     except (errors.InputError, errors.RunError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in errors.ENVIRONMENT:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return errors.InputError.exit_code
     return 0

@@ -4,6 +4,21 @@
 traceback.
 """
 
+import errno
+
+# Files and folders that cannot be used are the environment's doing, not a bug.
+ENVIRONMENT = (
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.EFBIG,
+    errno.EISDIR,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
+
 
 class InputError(ValueError):
     """What the user gave cannot be used: says what is wrong, where, what is allowed."""

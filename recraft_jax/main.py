@@ -8,7 +8,6 @@ resumes an unfinished run, or prints the table of a finished one.
 """
 
 import difflib
-import errno
 import fcntl
 import hashlib
 import importlib.util
@@ -27,6 +26,7 @@ from recraft_jax import errors, report, tree, writer
 # Sections that say where and how loud, not what: a run may resume with others.
 _NOT_IDENTITY = ("assets", "log")
 
+# Repeated from `methods/`, whose import would load JAX; a test holds the two together.
 CHOICES = {
     "fa.kind": ("w1", "w2sq_half", "otdd_single_label"),
     "fld.kind": ("mi", "transport", "entropy", "negative_sets"),
@@ -36,19 +36,6 @@ CHOICES = {
     "lipschitz.norm_axis": ("sample", "tokens"),
     "stage1.mode": ("joint", "sequential"),
 }
-
-# Files and folders that cannot be used are the environment's doing, not a bug.
-_ENVIRONMENT = (
-    errno.EACCES,
-    errno.EDQUOT,
-    errno.EEXIST,
-    errno.EFBIG,
-    errno.EISDIR,
-    errno.ENOSPC,
-    errno.ENOTDIR,
-    errno.EPERM,
-    errno.EROFS,
-)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -65,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; run the same command again to resume", 130)
     except OSError as error:
-        if error.errno in _ENVIRONMENT:
+        if error.errno in errors.ENVIRONMENT:
             return _fail(str(error), errors.InputError.exit_code)
         raise
 
