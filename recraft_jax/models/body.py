@@ -1,0 +1,142 @@
+"""The contract of every pretrained body: pure functions of a flat parameter dict."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recraft_jax import errors, tree
+
+
+class Body(NamedTuple):
+    """A transformer as functions of its parameters.
+
+    Text bodies take token ids `[b l]`, image bodies pixels `[b h w c]`, standardised
+    with `mean` and `std`. Tokens are `[b p+l d]`: p leading ones (`num_prefix`) that
+    belong to no patch, then the patches row by row. Hidden states are `[b p+l' e]`; a
+    Swin merges patches, elsewhere l' = l and e = d.
+
+    Attributes:
+      embed: `(params, native input) -> tokens`, the native embedding (theta).
+      encode: `(params, tokens) -> hidden`. Text bodies take a mask `[b l]` as well,
+        Swin the token grid `(rows, columns)` if that is not square.
+      decode: `(params, hidden) -> pixels [b h w c]` of a checkpoint with a decoder for
+        masked images, else None.
+      lend: `(params, grid) -> leaves`: what the native embedding gives an embedder of
+        other data with a grid `(l,)` or `(rows, columns)` of tokens: `norm/scale`,
+        `norm/bias`, `position` `[l d]`, `prefix` `[p d]`, `patch/kernel` `[p p c, d]`,
+        `patch/bias`, those it has.
+      init: `key -> params`: random weights, as the family's pretraining starts.
+      params: flat dict of numpy arrays under `embeddings/`, `encoder/`, `decoder/`.
+      config: the checkpoint's own config.json.
+      native: `text` or `image`.
+      width: d.
+      hidden_width: e.
+      positions: rows of the position table that tokens can use; 0: there is none, or it
+        is interpolated to any grid.
+      num_prefix: p.
+      norm_eps: of the embedding's LayerNorm.
+      patch: side of a patch in pixels (images).
+      stride: side in pixels of what one hidden state stands for (images).
+      image_size: side of the images it was trained on (images).
+    """
+
+    embed: Callable[..., jax.Array]
+    encode: Callable[..., jax.Array]
+    decode: Callable[..., jax.Array] | None
+    lend: Callable[..., dict[str, jax.Array]]
+    init: Callable[[jax.Array], dict[str, jax.Array]]
+    params: dict[str, np.ndarray]
+    config: Mapping[str, Any]
+    native: str
+    width: int
+    hidden_width: int
+    positions: int = 0
+    num_prefix: int = 0
+    norm_eps: float = 0.0
+    patch: int = 0
+    stride: int = 0
+    image_size: int = 0
+
+
+def apply(module, params: Mapping[str, Any], prefix: str, *args):
+    """Apply a linen module to the leaves under a prefix."""
+    nested = flax.traverse_util.unflatten_dict(tree.under(params, prefix), sep="/")
+    return module.apply({"params": nested}, *args)
+
+
+def init(module, key: jax.Array, prefix: str, *args) -> dict[str, jax.Array]:
+    """Initialise a linen module into flat leaves under a prefix."""
+    variables = module.init(key, *args)
+    leaves = flax.traverse_util.flatten_dict(variables.get("params", {}), sep="/")
+    return tree.prefixed(leaves, prefix)
+
+
+def redraw(
+    leaves: Mapping[str, jax.Array], std: float, key: jax.Array
+) -> dict[str, jax.Array]:
+    """Draw kernels and tables from N(0, std^2); norms, biases and scales stay."""
+    drawn = {}
+    for index, (path, leaf) in enumerate(sorted(leaves.items())):
+        is_table = path.endswith(("kernel", "embedding", "position", "prefix"))
+        if is_table:
+            key_of_leaf = jax.random.fold_in(key, index)
+            leaf = std * jax.random.normal(key_of_leaf, leaf.shape, leaf.dtype)
+        drawn[path] = leaf
+    return drawn
+
+
+def check_ids(ids, positions: int) -> None:
+    """Refuse what is not `[b l]` integers of at most `positions` tokens."""
+    if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise errors.InputError(
+            f"token ids are {ids.dtype} {ids.shape}; allowed: integers [b l]"
+        )
+    if ids.shape[1] > positions:
+        raise errors.InputError(
+            f"{ids.shape[1]} tokens, but the backbone has {positions} positions; "
+            f"allowed: 1 to {positions}"
+        )
+
+
+def check_pixels(pixels, channels: int, patch: int) -> None:
+    """Refuse what is not `[b h w channels]`, at least one patch large."""
+    if pixels.ndim != 4 or pixels.shape[-1] != channels:
+        raise errors.InputError(
+            f"pixels have shape {pixels.shape}; allowed: [b h w {channels}]"
+        )
+    if min(pixels.shape[1:3]) < patch:
+        raise errors.InputError(
+            f"images of {pixels.shape[1]} x {pixels.shape[2]} pixels; allowed: "
+            f"{patch} x {patch}, one patch, and larger"
+        )
+
+
+def check_tokens(tokens, width: int) -> None:
+    """Refuse what is not `[b l width]`."""
+    if tokens.ndim != 3 or tokens.shape[-1] != width:
+        raise errors.InputError(
+            f"tokens have shape {tokens.shape}; allowed: [b l {width}]"
+        )
+
+
+def check_config(
+    config: Mapping[str, Any], defaults: Mapping[str, Any], needed: Sequence[str]
+) -> dict[str, Any]:
+    """Fill a config.json with the family's defaults.
+
+    Raises:
+      InputError: a size is missing, or an activation is not the erf GELU.
+    """
+    missing = [name for name in needed if name not in config]
+    if missing:
+        raise errors.InputError(f"config.json lacks {', '.join(missing)}")
+    full = {"hidden_act": "gelu", "initializer_range": 0.02, **defaults, **config}
+    if full["hidden_act"] != "gelu":
+        raise errors.InputError(
+            f"config.json: hidden_act = {full['hidden_act']!r}; allowed: gelu"
+        )
+    return full
