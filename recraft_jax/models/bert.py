@@ -105,9 +105,10 @@ class Layer(nn.Module):
         """Return the new tokens and nothing to stack."""
         attend = layers.Attention(self.num_heads, self.dtype, name="attention")
         mlp = layers.Mlp(self.hidden, self.dtype, name="mlp")
-        norm = layers.layer_norm(self.norm_eps, self.dtype, "attention_norm")
-        x = norm(x + attend(x, bias))
-        return layers.layer_norm(self.norm_eps, self.dtype, "mlp_norm")(x + mlp(x)), None
+        for name, branch in (("attention", lambda x: attend(x, bias)), ("mlp", mlp)):
+            norm = layers.layer_norm(self.norm_eps, self.dtype, f"{name}_norm")
+            x = norm(x + branch(x))
+        return x, None
 
 
 class Encoder(nn.Module):

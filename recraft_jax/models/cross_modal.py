@@ -4,15 +4,17 @@ Parameter paths begin with `embedder/`, `body/` or `head/`, so a phase can say i
 words what it trains.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from recraft_jax import errors, tree
-from recraft_jax.models import embedders, pretrained
+from recraft_jax.models import body as bodies
+from recraft_jax.models import embedders, patches
 
 
 class CrossModal(NamedTuple):
@@ -21,7 +23,8 @@ class CrossModal(NamedTuple):
     Attributes:
       apply: `(params, x) -> (pred, out)`; `x` is `[b ... c]`, standardised; `pred` is
         `[b ...]` values or `[b k]` logits; `out` holds `tokens` `[b l d]` (what phi
-        makes) and `hidden` `[b l d]`. XLA drops what the caller does not use.
+        makes of the patches) and `hidden` `[b l' e]`, both without the tokens that
+        belong to no patch. XLA drops what the caller does not use.
       init: `key -> params`, flat, under `embedder/`, `body/` and `head/`.
     """
 
@@ -30,84 +33,161 @@ class CrossModal(NamedTuple):
 
 
 def make(
-    body: pretrained.Body,
+    body: bodies.Body,
     *,
     x_shape: Sequence[int],
     y_shape: Sequence[int] | None,
     num_classes: int,
-    patch: int,
+    patch: int = 0,
+    max_tokens: int = 512,
+    image_size: int = 0,
+    init: str = "pretrained",
+    head: str = "linear",
 ) -> CrossModal:
     """Join a body to an embedder and a head for one task.
 
     Args:
       body: the pretrained transformer.
-      x_shape: one input without the batch axis: `[n c]` or `[h w c]`.
-      y_shape: one dense target on the same grid, or None for classification.
+      x_shape: one input without the batch axis: `[n c]` or `[h w c]`, of any size.
+      y_shape: one dense target on the same grid, or None for classes or labels.
       num_classes: logits of the pooled head when `y_shape` is None.
-      patch: points per patch along each spatial axis.
+      patch: points per patch along each spatial axis, for text bodies; 0 chooses the
+        smallest that divides the input into at most `max_tokens` patches.
+      max_tokens: see `patch`.
+      image_size: side of the square that inputs are resized to, for image bodies; 0 is
+        the size the body was trained on.
+      init: of the embedder. `pretrained`: all that the backbone lends, its patch map
+        repeated over the input channels included; `xavier` (D20): as that, but a fresh
+        patch map; `normal`: fresh patch map and norm, with its positions.
+      head: of dense targets, `linear` or `pool`, see `embedders.py`.
 
     Raises:
-      InputError: a patch the input cannot have, or more tokens than positions.
+      InputError: a patch or size the input cannot have, or more tokens than positions.
     """
-    *spatial, _ = x_shape
-    if not 1 <= patch <= max(spatial):
+    *spatial, channels = x_shape
+    if not 1 <= len(spatial) <= 2:
         raise errors.InputError(
-            f"embedder.patch = {patch}; allowed: 1 to {max(spatial)} for input "
-            f"{tuple(x_shape)}"
-        )
-    tokens = 1
-    for cells in embedders.grid(spatial, patch):
-        tokens *= cells
-    if tokens > body.positions:
-        raise errors.InputError(
-            f"embedder.patch = {patch} makes {tokens} tokens of input {x_shape}, the "
-            f"backbone has {body.positions} positions; allowed: a larger patch"
+            f"input of shape {tuple(x_shape)}; allowed: [n c] or [h w c]"
         )
     if y_shape is not None and tuple(y_shape[:-1]) != tuple(spatial):
         raise errors.InputError(
             f"dense target {tuple(y_shape)} is not on the grid of input "
             f"{tuple(x_shape)}"
         )
-    embedder = embedders.PatchEmbedder(patch, body.width, body.config["layer_norm_eps"])
-    head = (
-        embedders.PooledHead(num_classes)
-        if y_shape is None
-        else embedders.DenseHead(patch, tuple(y_shape))
+    for name, value, allowed in (
+        ("embedder.init", init, embedders.INITS),
+        ("head.kind", head, embedders.HEADS),
+    ):
+        if value not in allowed:
+            raise errors.InputError(
+                f"{name} = {value!r}; allowed: {', '.join(allowed)}"
+            )
+    if body.native == "image":
+        patch, image_size = body.patch, image_size or body.image_size
+        grid = _image_grid(body, image_size)
+    else:
+        image_size = 0
+        patch, grid = _patches(body, x_shape, patch, max_tokens)
+    lent = dict(body.lend(body.params, grid))
+    if init != "pretrained" or "patch/kernel" not in lent:
+        lent = {k: v for k, v in lent.items() if not k.startswith("patch/")}
+    else:
+        lent["patch/kernel"] = _tiled(lent["patch/kernel"], patch, channels)
+    has_norm = "norm/scale" in lent
+    if init == "normal":
+        lent = {k: v for k, v in lent.items() if not k.startswith("norm/")}
+    embedder = embedders.PatchEmbedder(
+        patch=patch,
+        width=body.width,
+        norm_eps=body.norm_eps if has_norm else None,
+        num_prefix=body.num_prefix,
+        has_position="position" in lent,
+        image_size=image_size,
+        start=init,
     )
+    if y_shape is None:
+        top = embedders.PooledHead(num_classes)
+    elif body.native == "image":
+        top = embedders.ImageHead(body.stride, image_size, tuple(y_shape), head)
+    else:
+        top = embedders.DenseHead(patch, tuple(y_shape), head)
+    prefix = body.num_prefix
+
+    def parts(params, x):
+        tokens = bodies.apply(embedder, params, "embedder", x)
+        hidden = body.encode(tree.under(params, "body"), tokens)
+        return tokens, hidden[:, prefix:]
 
     def apply(params, x):
-        tokens = _apply(embedder, tree.under(params, "embedder"), x)
-        hidden = body.encode(tree.under(params, "body"), tokens)
-        pred = _apply(head, tree.under(params, "head"), hidden)
-        return pred.astype(jnp.float32), {"tokens": tokens, "hidden": hidden}
+        tokens, hidden = parts(params, x)
+        pred = bodies.apply(top, params, "head", hidden).astype(jnp.float32)
+        return pred, {"tokens": tokens[:, prefix:], "hidden": hidden}
+
+    encoder = {
+        path: leaf
+        for path, leaf in tree.prefixed(body.params, "body").items()
+        if path.startswith("body/encoder/")
+    }
 
     @jax.jit
     def draw(key):
         embed_key, head_key = jax.random.split(key)
         x = jnp.zeros((1, *x_shape))
-        hidden = jnp.zeros((1, tokens, body.width))
-        return {
-            **tree.prefixed(_init(embedder, embed_key, x), "embedder"),
-            **tree.prefixed(_init(head, head_key, hidden), "head"),
-        }
+        drawn = bodies.init(embedder, embed_key, "embedder", x)
+        _, hidden = jax.eval_shape(parts, drawn | encoder, x)
+        hidden = jnp.zeros(hidden.shape)
+        return drawn | bodies.init(top, head_key, "head", hidden)
 
-    def init(key):
-        params = draw(key)
-        native = tree.under(body.params, "embeddings")
-        params["embedder/norm/scale"] = jnp.asarray(native["norm/scale"])
-        params["embedder/norm/bias"] = jnp.asarray(native["norm/bias"])
-        params["embedder/position"] = jnp.asarray(native["position/embedding"][:tokens])
-        encoder = tree.prefixed(tree.under(body.params, "encoder"), "body/encoder")
-        return params | {path: jnp.asarray(leaf) for path, leaf in encoder.items()}
+    def initial(key):
+        params = draw(key) | tree.prefixed(lent, "embedder") | encoder
+        if head == "pool" and body.decode and y_shape is not None:
+            params |= tree.prefixed(tree.under(body.params, "decoder"), "head")
+        return {path: jnp.asarray(leaf) for path, leaf in params.items()}
 
-    return CrossModal(apply=apply, init=init)
+    return CrossModal(apply=apply, init=initial)
 
 
-def _apply(module, params, *args):
-    nested = flax.traverse_util.unflatten_dict(params, sep="/")
-    return module.apply({"params": nested}, *args)
+def _image_grid(body: bodies.Body, image_size: int) -> tuple[int, int]:
+    if image_size < body.patch or image_size % body.patch:
+        raise errors.InputError(
+            f"embedder.image_size = {image_size}; allowed: multiples of "
+            f"{body.patch}, the backbone's patch"
+        )
+    return (image_size // body.patch,) * 2
 
 
-def _init(module, key, *args):
-    variables = module.init(key, *args)
-    return flax.traverse_util.flatten_dict(variables["params"], sep="/")
+def _patches(body, x_shape, patch: int, max_tokens: int) -> tuple[int, tuple[int]]:
+    """Patch and number of tokens of an input for a text body."""
+    *spatial, _ = x_shape
+    if not 0 <= patch <= max(spatial):
+        raise errors.InputError(
+            f"embedder.patch = {patch}; allowed: 1 to {max(spatial)} for input "
+            f"{tuple(x_shape)}, or 0 to choose by embedder.max_tokens"
+        )
+    if patch == 0 and max_tokens < 1:
+        raise errors.InputError(
+            f"embedder.max_tokens = {max_tokens}; allowed: 1 to {body.positions}"
+        )
+    if patch == 0 and len(spatial) == 1:
+        patch = embedders.stack_factor(spatial[0], max_tokens)
+    elif patch == 0:
+        patch = next(
+            p
+            for p in range(1, max(spatial) + 1)
+            if math.prod(patches.grid(spatial, p)) <= max_tokens
+        )
+    tokens = math.prod(patches.grid(spatial, patch))
+    if tokens > body.positions:
+        raise errors.InputError(
+            f"embedder.patch = {patch} makes {tokens} tokens of input "
+            f"{tuple(x_shape)}, the backbone has {body.positions} positions; allowed: "
+            "a larger patch"
+        )
+    return patch, (tokens,)
+
+
+def _tiled(kernel, patch: int, channels: int) -> np.ndarray:
+    """Repeat a patch map `[p p c, d]` over other input channels, in turn."""
+    kernel = np.asarray(kernel).reshape(patch**2, -1, kernel.shape[1])
+    kernel = kernel[:, np.arange(channels) % kernel.shape[1]]
+    return kernel.reshape(-1, kernel.shape[2])

@@ -1,101 +1,164 @@
-"""Target side: patches of numeric arrays to tokens, and heads from hidden states.
+"""Target side: numeric arrays to tokens, and heads from hidden states.
 
 The embedder is phi of the paper: what stage 1 learns. It cuts a 1-D or 2-D array into
-patches, maps each to a token, normalises, and adds positions. As in the released code
-(RECRAFT's `newEmbedder`), the norm comes before the positions and
-both start from the backbone's own.
+patches, maps each to a token, normalises where the backbone does, and adds positions.
+As in the released code the norm comes before the positions, and both start from the
+backbone's own. An array for an image body is first resized to a square image, a series
+folded into one before that, so that the body sees patches of the size it knows.
+
+Heads are linear in the hidden states. `linear` predicts the target's own channels and
+is ours; `pool` is the released one: for text bodies it has no parameters and averages
+the d channels down to the values of a patch, for image bodies it is the decoder of a
+masked-image model, whose three channels are then averaged or repeated.
 """
 
 import math
-from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from recraft_jax.models import layers, patches
 
-def grid(shape: Sequence[int], patch: int) -> tuple[int, ...]:
-    """Number of patches along each spatial axis; the last may reach over the edge."""
-    return tuple(math.ceil(n / patch) for n in shape)
+INITS = ("pretrained", "xavier", "normal")
+HEADS = ("linear", "pool")
+_RGB = 3
 
 
-def patchify(x: Float[Array, "b ..."], patch: int) -> Float[Array, "b l p"]:
-    """Cut `[b n c]` or `[b h w c]` into flat patches, row by row.
+def stack_factor(length: int, max_tokens: int) -> int:
+    """Smallest divisor s of a length with at most `max_tokens` patches of s points.
 
-    Sizes that `patch` does not divide are filled with zeros at the end. `unpatchify`
-    is the inverse.
+    The rule of the released code. A length with few divisors gets few tokens: 1 for a
+    prime above `max_tokens`.
     """
-    *spatial, channels = x.shape[1:]
-    cells = grid(spatial, patch)
-    fill = [(0, c * patch - n) for c, n in zip(cells, spatial, strict=True)]
-    x = jnp.pad(x, [(0, 0), *fill, (0, 0)])
-    axes = len(spatial)
-    x = x.reshape(x.shape[0], *(v for c in cells for v in (c, patch)), channels)
-    outer = [1 + 2 * i for i in range(axes)]
-    inner = [2 + 2 * i for i in range(axes)]
-    x = x.transpose(0, *outer, *inner, 1 + 2 * axes)
-    return x.reshape(x.shape[0], math.prod(cells), patch**axes * channels)
+    return next(
+        s for s in range(1, length + 1) if length % s == 0 and length // s <= max_tokens
+    )
 
 
-def unpatchify(
-    patches: Float[Array, "b l p"], patch: int, shape: Sequence[int]
-) -> Float[Array, "b ..."]:
-    """Put flat patches back into an array of `shape` (spatial axes and channels)."""
-    *spatial, channels = shape
-    cells = grid(spatial, patch)
-    axes = len(spatial)
-    x = patches.reshape(patches.shape[0], *cells, *([patch] * axes), channels)
-    order = [v for i in range(axes) for v in (1 + i, 1 + axes + i)]
-    x = x.transpose(0, *order, 1 + 2 * axes)
-    x = x.reshape(x.shape[0], *(c * patch for c in cells), channels)
-    return x[(slice(None), *(slice(n) for n in spatial))]
+def conv_init(kind: str, patch_points: int):
+    """Initialiser of a patch map `[points c, d]`, as if it were a convolution.
+
+    Args:
+      kind: `normal` is a normal of deviation 0.02 cut at two deviations; `xavier` and
+        `pretrained` (what a backbone does not lend) Xavier-uniform with gain sqrt(2),
+        whose fans count the points of a patch on both sides.
+      patch_points: points of a patch.
+    """
+    if kind == "normal":
+        return nn.initializers.truncated_normal(0.02)
+
+    def init(key, shape, dtype=jnp.float32):
+        fans = shape[0] + patch_points * shape[1]
+        limit = math.sqrt(2.0) * math.sqrt(6.0 / fans)
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return init
 
 
 class PatchEmbedder(nn.Module):
-    """Numeric array to tokens: patches, dense map, LayerNorm, positions."""
+    """Numeric array to tokens: patches, dense map, LayerNorm, positions, prefix.
+
+    Attributes:
+      patch: points per patch along each spatial axis.
+      width: d.
+      norm_eps: of the LayerNorm, None for none.
+      num_prefix: learned tokens put before the patches.
+      has_position: whether tokens get a learned position.
+      image_size: resize to this square first, 0 for no resizing.
+      start: of the patch map, see `conv_init`.
+    """
 
     patch: int
     width: int
-    norm_eps: float
+    norm_eps: float | None = None
+    num_prefix: int = 0
+    has_position: bool = True
+    image_size: int = 0
+    start: str = "xavier"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b ..."]) -> Float[Array, "b l d"]:
         """Embed `[b n c]` or `[b h w c]`, standardised."""
-        init = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")
-        tokens = patchify(x, self.patch)
-        tokens = nn.Dense(self.width, kernel_init=init, name="patch")(tokens)
-        tokens = nn.LayerNorm(
-            epsilon=self.norm_eps, use_fast_variance=False, name="norm"
-        )(tokens)
-        positions = self.param(
-            "position", nn.initializers.normal(0.02), (tokens.shape[1], self.width)
-        )
-        return tokens + positions
+        if self.image_size:
+            x = patches.fold(x) if x.ndim == 3 else x
+            x = patches.resize(x, (self.image_size, self.image_size))
+        kernel_init = conv_init(self.start, self.patch ** (x.ndim - 2))
+        tokens = patches.patchify(x, self.patch)
+        tokens = nn.Dense(self.width, kernel_init=kernel_init, name="patch")(tokens)
+        if self.norm_eps is not None:
+            tokens = layers.layer_norm(self.norm_eps, jnp.float32, "norm")(tokens)
+        table = nn.initializers.normal(0.02)
+        if self.has_position:
+            tokens += self.param("position", table, (tokens.shape[1], self.width))
+        if self.num_prefix:
+            prefix = self.param("prefix", table, (self.num_prefix, self.width))
+            prefix = jnp.broadcast_to(prefix, (len(tokens), *prefix.shape))
+            tokens = jnp.concatenate([prefix, tokens], axis=1)
+        return tokens
 
 
 class DenseHead(nn.Module):
-    """Hidden states to an array on the input's grid, one patch per token."""
+    """Hidden states of a text body to an array, one patch per token."""
 
     patch: int
     shape: tuple[int, ...]
+    kind: str = "linear"
 
     @nn.compact
     def __call__(self, hidden: Float[Array, "b l d"]) -> Float[Array, "b ..."]:
         """Predict `[b *shape]`, channels last."""
+        values = self.patch ** (len(self.shape) - 1) * self.shape[-1]
+        if self.kind == "pool":
+            hidden = hidden.astype(jnp.float32)
+            out = patches.resize_axis(hidden, 2, values, patches.pooling)
+        else:
+            out = _dense(values)(hidden)
+        return patches.shuffle(out, self.patch, self.shape)
+
+
+class ImageHead(nn.Module):
+    """Hidden states of an image body to an array: decode an image, pool it.
+
+    Attributes:
+      stride: pixels along the side of what a hidden state stands for.
+      image_size: of the square image that was embedded.
+      shape: of the target, channels last; a series is folded as the embedder does.
+      kind: `linear` decodes the channels of the target, `pool` three.
+    """
+
+    stride: int
+    image_size: int
+    shape: tuple[int, ...]
+    kind: str = "linear"
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "b l e"]) -> Float[Array, "b ..."]:
+        """Predict `[b *shape]`, channels last."""
         *spatial, channels = self.shape
-        values = self.patch ** len(spatial) * channels
-        init = nn.initializers.truncated_normal(0.02)
-        patches = nn.Dense(values, kernel_init=init, name="out")(hidden)
-        return unpatchify(patches, self.patch, self.shape)
+        decoded = channels if self.kind == "linear" else _RGB
+        values = _dense(self.stride**2 * decoded)(hidden)
+        square = (self.image_size, self.image_size, decoded)
+        image = patches.shuffle(values, self.stride, square)
+        image = patches.resize_axis(image, 3, channels, patches.pooling)
+        if len(spatial) == 2:
+            return patches.resize(image, spatial, patches.pooling)
+        image = patches.resize(image, patches.folded(spatial[0]), patches.pooling)
+        return image.reshape(len(image), -1, channels)[:, : spatial[0]]
 
 
 class PooledHead(nn.Module):
-    """Mean over tokens, then a dense map: class logits `[b k]`."""
+    """Mean over tokens, then a dense map: logits `[b k]` of classes or of labels."""
 
     num_classes: int
 
     @nn.compact
     def __call__(self, hidden: Float[Array, "b l d"]) -> Float[Array, "b k"]:
         """Predict logits."""
-        init = nn.initializers.truncated_normal(0.02)
-        return nn.Dense(self.num_classes, kernel_init=init, name="out")(hidden.mean(1))
+        return _dense(self.num_classes)(hidden.astype(jnp.float32).mean(1))
+
+
+def _dense(values: int) -> nn.Dense:
+    start = nn.initializers.truncated_normal(0.02)
+    return nn.Dense(values, kernel_init=start, name="out")

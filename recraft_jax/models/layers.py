@@ -30,9 +30,9 @@ class Attention(nn.Module):
         *batch, length, width = x.shape
         heads = (*batch, length, self.num_heads, width // self.num_heads)
         query, key, value = (
-            nn.Dense(
-                width, use_bias=self.has_qkv_bias, dtype=self.dtype, name=name
-            )(x).reshape(heads)
+            nn.Dense(width, use_bias=self.has_qkv_bias, dtype=self.dtype, name=name)(
+                x
+            ).reshape(heads)
             for name in ("query", "key", "value")
         )
         scores = jnp.einsum("...lhc,...mhc->...hlm", query, key) / heads[-1] ** 0.5

@@ -39,10 +39,7 @@ def patchify(x: Float[Array, "b ..."], patch: int) -> Float[Array, "b l p"]:
 def unpatchify(
     patches: Float[Array, "b l p"], patch: int, shape: Sequence[int]
 ) -> Float[Array, "b ..."]:
-    """Put flat patches back into an array of `shape` (spatial axes and channels).
-
-    With two spatial axes this is pixel shuffle, values ordered (row, column, channel).
-    """
+    """Put flat patches back into an array of `shape` (spatial axes and channels)."""
     *spatial, channels = shape
     cells = grid(spatial, patch)
     axes = len(spatial)
@@ -51,6 +48,20 @@ def unpatchify(
     x = x.transpose(0, *order, 1 + 2 * axes)
     x = x.reshape(x.shape[0], *(c * patch for c in cells), channels)
     return x[(slice(None), *(slice(n) for n in spatial))]
+
+
+def shuffle(
+    values: Float[Array, "b l v"], patch: int, shape: Sequence[int]
+) -> Float[Array, "b ..."]:
+    """Lay out the values of each token as its patch, channel by channel.
+
+    PyTorch's PixelShuffle, for one or two spatial axes, channels last: a token's values
+    are ordered (channel, place in the patch), where `unpatchify` has them (place,
+    channel).
+    """
+    b, l, _ = values.shape
+    values = values.reshape(b, l, shape[-1], -1).swapaxes(2, 3)
+    return unpatchify(values.reshape(b, l, -1), patch, shape)
 
 
 def fold(x: Float[Array, "b n c"]) -> Float[Array, "b h w c"]:

@@ -180,7 +180,7 @@ def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
             raise errors.InputError(
                 f"{folder} holds {pickles[0].name}, a pickle, which is never loaded; "
                 "allowed: model.safetensors. To convert, where torch is installed: "
-                "python -c \"import transformers as t; m = t.AutoModel.from_pretrained("
+                'python -c "import transformers as t; m = t.AutoModel.from_pretrained('
                 f"'{folder}'); m.save_pretrained('{folder}')\""
             )
         raise errors.InputError(f"{folder} holds no model.safetensors")

@@ -1,10 +1,10 @@
 """Swin: attention within shifted windows, patches merged between stages.
 
 Liu et al. 2021, in the layout of Hugging Face's `SwinModel`, with the decoder of
-`SwinForMaskedImageModeling` (a 1x1 convolution and pixel shuffle) where a checkpoint has
-one. The blocks of a stage are scanned; every second one shifts its windows, which is a
-scanned flag. Inputs of any size: pixels are filled up to whole patches, feature maps to
-whole windows and to even sides, with zeros at the end, as the original does.
+`SwinForMaskedImageModeling` (a 1x1 convolution and pixel shuffle) where a checkpoint
+has one. The blocks of a stage are scanned; every second one shifts its windows, which
+is a scanned flag. Inputs of any size: pixels are filled up to whole patches, feature
+maps to whole windows and to even sides, with zeros at the end, as the original does.
 """
 
 import math
@@ -32,7 +32,7 @@ DEFAULTS = {
     "encoder_stride": 32,
 }
 _EMBED_EPS = 1e-5  # of the norms of patches and of merged patches, in every config
-_OTHER_REGION = -100.0  # added to scores between pixels that only the shift brought near
+_APART = -100.0  # added to the scores of pixels that only the shift brought together
 
 
 _LAYER = r"(?:swin\.)?encoder\.layers\.(\d+)\.blocks\.(?P<layer>\d+)"
@@ -40,7 +40,9 @@ _STAGE = r"(?:swin\.)?encoder\.layers\.(\d+)\.downsample"
 _PATCH = r"(?:swin\.)?embeddings\.patch_embeddings\.projection"
 _OURS = r"encoder/stage_\1/blocks"
 TABLE = (
-    convert.Rule(rf"{_PATCH}\.weight", "embeddings/patch/kernel", convert.flatten_patch),
+    convert.Rule(
+        rf"{_PATCH}\.weight", "embeddings/patch/kernel", convert.flatten_patch
+    ),
     convert.Rule(rf"{_PATCH}\.bias", "embeddings/patch/bias"),
     *convert.norm(r"(?:swin\.)?embeddings\.norm", "embeddings/norm"),
     convert.Rule(
@@ -177,7 +179,7 @@ def shift_mask(rows: int, columns: int, size: int, shift: int) -> np.ndarray:
     cells = regions.reshape(rows // size, size, columns // size, size)
     cells = cells.transpose(0, 2, 1, 3).reshape(-1, size**2)
     is_other = cells[:, :, None] != cells[:, None, :]
-    return np.where(is_other, np.float32(_OTHER_REGION), np.float32(0))
+    return np.where(is_other, np.float32(_APART), np.float32(0))
 
 
 class Merge(nn.Module):
@@ -247,13 +249,9 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, hidden, shape: Sequence[int]):
         """Decode to an image of `shape` (rows and columns)."""
-        b, l, _ = hidden.shape
-        area = self.stride**2
-        dense = nn.Dense(area * self.channels, dtype=self.dtype, name="out")
-        # The checkpoints order a token's values by channel, then row and column.
-        values = dense(hidden).reshape(b, l, self.channels, area).swapaxes(2, 3)
-        values = values.reshape(b, l, -1)
-        return patches.unpatchify(values, self.stride, (*shape, self.channels))
+        values = self.stride**2 * self.channels
+        out = nn.Dense(values, dtype=self.dtype, name="out")(hidden)
+        return patches.shuffle(out, self.stride, (*shape, self.channels))
 
 
 def make(
@@ -324,7 +322,10 @@ def make(
 
     def init(key):
         first, second, third, fourth = jax.random.split(key, 4)
-        pixels, tokens = jnp.zeros((1, patch, patch, channels)), jnp.zeros((1, 1, width))
+        pixels, tokens = (
+            jnp.zeros((1, patch, patch, channels)),
+            jnp.zeros((1, 1, width)),
+        )
         leaves = {
             **body.init(embeddings, first, "embeddings", pixels),
             **body.init(encoder, second, "encoder", tokens, (1, 1)),

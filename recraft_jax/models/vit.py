@@ -194,9 +194,7 @@ class Encoder(nn.Module):
     def __call__(self, tokens: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
         """Encode tokens."""
         stack = layers.scanned(Layer, self.num_layers)
-        hidden, _ = stack(**self.layer, name="layers")(
-            tokens.astype(jnp.float32), None
-        )
+        hidden, _ = stack(**self.layer, name="layers")(tokens.astype(jnp.float32), None)
         return layers.layer_norm(self.norm_eps, self.dtype, "norm")(hidden)
 
 
@@ -260,7 +258,10 @@ def _build(full: Mapping[str, Any], hidden: int, gain, dtype: Any) -> body.Body:
 
     def init(key):
         first, second, third = jax.random.split(key, 3)
-        pixels, tokens = jnp.zeros((1, patch, patch, channels)), jnp.zeros((1, 1, width))
+        pixels, tokens = (
+            jnp.zeros((1, patch, patch, channels)),
+            jnp.zeros((1, 1, width)),
+        )
         leaves = {
             **body.init(embeddings, first, "embeddings", pixels),
             **body.init(encoder, second, "encoder", tokens),

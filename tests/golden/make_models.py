@@ -3,10 +3,11 @@
     pip install torch transformers safetensors
     python tests/golden/make_models.py
 
-Not run by the tests. `bert`, `roberta`, `swin`, `swin_mim` and `dinov2` beside this file
-came with the project's reference material in the same layout; these are the cases they
-leave out: padding in the text, windows that do not divide the map, odd maps, images that
-are no square, positions interpolated, a gated MLP, no bias of query, key and value.
+Not run by the tests. `bert`, `roberta`, `swin`, `swin_mim` and `dinov2` beside this
+file came with the project's reference material in the same layout; these are the cases
+they leave out: padding in the text, windows that do not divide the map, odd maps,
+images that are no square, positions interpolated, a gated MLP, no bias of query, key
+and value. `resampling.npz` holds PyTorch's resizing and pooling.
 """
 
 import pathlib
@@ -14,6 +15,7 @@ import pathlib
 import numpy as np
 import torch
 import transformers
+from torch.nn import functional
 
 HERE = pathlib.Path(__file__).parent
 SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
@@ -102,6 +104,21 @@ def main():
     model = shaken(transformers.ViTForImageClassification(config))
     sizes = [(24, 24), (36, 18)]
     save("vit", model, images(model, sizes, interpolate_pos_encoding=True))
+    x = torch.randn(2, 3, 7, 10)
+    arrays = {"x": x.permute(0, 2, 3, 1).numpy()}
+    for size in ((7, 25), (16, 4), (3, 6)):
+        key = f"{size[0]}x{size[1]}"
+        for name, out in (
+            ("linear", functional.interpolate(x, size, mode="bilinear")),
+            ("cubic", functional.interpolate(x, size, mode="bicubic")),
+            ("pooling", functional.adaptive_avg_pool2d(x, size)),
+        ):
+            arrays[f"{name}_{key}"] = out.permute(0, 2, 3, 1).numpy()
+    values = torch.randn(2, 5 * 4, 2, 3)
+    arrays["values"] = values.flatten(2).transpose(1, 2).numpy()
+    shuffled = functional.pixel_shuffle(values, 2)
+    arrays["shuffled"] = shuffled.permute(0, 2, 3, 1).numpy()
+    np.savez_compressed(HERE / "resampling.npz", **arrays)
 
 
 if __name__ == "__main__":
