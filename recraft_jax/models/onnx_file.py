@@ -1,2 +1,0 @@
-def read_dinov2(path):
-    raise NotImplementedError
