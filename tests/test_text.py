@@ -86,6 +86,33 @@ def test_read_table(tmp_path):
     assert labels == ["good", "bad", "good"]
 
 
+CONLL_2003 = """-DOCSTART- -X- O O
+
+EU NNP I-NP I-ORG
+rejects VBZ I-VP O
+
+-DOCSTART- -X- O O
+Peter NNP I-NP I-PER
+Blackburn NNP I-NP I-PER
+"""
+
+
+def test_read_conll_2003(tmp_path):
+    want = [["EU", "rejects"], ["Peter", "Blackburn"]], [["ORG", "O"], ["PER", "PER"]]
+    with pytest.raises(errors.InputError, match="neither eng.train nor train.txt"):
+        text.read_conll(tmp_path)
+    (tmp_path / "train.txt").write_text(CONLL_2003.replace(" ", "\t"))
+    assert text.read_conll(tmp_path) == want
+    (tmp_path / "eng.train").write_text(CONLL_2003 + "\nand CC O O\n")
+    words, tags = text.read_conll(tmp_path)
+    assert words == [*want[0], ["and"]] and tags == [*want[1], ["O"]]
+
+
+@pytest.mark.parametrize("line", ["a b c", "a O", "a b c d O", "a b c I-", "a\tb\tc\t"])
+def test_read_conll_2003_bad_line(tmp_path, line):
+    _bad(text.read_conll, _write(tmp_path, f"{CONLL_2003}{line}\n"), 9)
+
+
 @pytest.mark.parametrize("line", ["good", "good\t", "\ttext", "good text"])
 def test_read_table_bad_line(tmp_path, line):
     _bad(text.read_table, _write(tmp_path, f"a\tb\n{line}\n"), 2)
@@ -94,7 +121,9 @@ def test_read_table_bad_line(tmp_path, line):
 @pytest.mark.parametrize("read", [text.read_trec, text.read_conll, text.read_table])
 def test_unreadable_files(tmp_path, read):
     _bad(read, _write(tmp_path, b"\n\n\xff\xfe\tO\n"), 3)
-    for path in (_write(tmp_path, "\n \n"), tmp_path / "none.txt", tmp_path):
+    (tmp_path / "folder").mkdir()
+    folder = tmp_path / "folder"
+    for path in (_write(tmp_path, "\n \n"), tmp_path / "none.txt", folder):
         with pytest.raises(errors.InputError, match="^" + str(path)):
             read(path)
 
@@ -146,8 +175,97 @@ def test_encode_words_cuts(folder):
     assert got.names == ("a", "b", "c")
 
 
+SENTENCES = ["the cat sat on the mat", "don't sit, cat! the U.N. sat", "Zoë sat"]
+
+
+@pytest.fixture(scope="session")
+def bpe():
+    """A small byte-level BPE with RoBERTa's special tokens, and its reference."""
+    trained = tokenizers.ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trained.train_from_iterator(SENTENCES * 3, 290, 2, False, special)
+    return trained
+
+
+@pytest.fixture(params=["vocab.json", "tokenizer.json", "split"])
+def bpe_folder(request, tmp_path, bpe):
+    bpe.save_model(str(tmp_path))
+    if request.param != "vocab.json":
+        pre = tokenizers.pre_tokenizers
+        full = tokenizers.Tokenizer.from_str(bpe.to_str())
+        full.pre_tokenizer = pre.ByteLevel(add_prefix_space=False)
+        if request.param == "split":  # words are split by another part, as in GPT-4
+            regex = tokenizers.Regex(r"'t|\s?\w+|\s?[^\w\s]")
+            split = pre.Split(regex, "isolated")
+            level = pre.ByteLevel(add_prefix_space=False, use_regex=False)
+            full.pre_tokenizer = pre.Sequence([split, level])
+        ends = [(name, bpe.token_to_id(name)) for name in ("</s>", "<s>")]
+        full.post_processor = tokenizers.processors.RobertaProcessing(*ends)
+        full.enable_padding(length=64)
+        full.save(str(tmp_path / "tokenizer.json"))
+        for name in ("vocab.json", "merges.txt"):
+            (tmp_path / name).unlink()
+    return tmp_path
+
+
+def _pieces(bpe, ids):
+    return [bpe.id_to_token(int(i)) for i in ids]
+
+
+def test_encode_sentences_bpe(bpe, bpe_folder):
+    got = text.encode_sentences(bpe_folder, ["the cat sat", "cat"], ["x", "y"], 16)
+    rows = [_pieces(bpe, ids) for ids in got.ids]
+    # Ġ stands for the space; the first word of a sentence has none.
+    first = bpe.encode("the").tokens
+    assert rows[0] == ["<s>", *first, "Ġcat", "Ġsat", "</s>"]
+    second = ["<s>", *bpe.encode("cat").tokens, "</s>"]
+    assert rows[1] == second + ["<pad>"] * (len(rows[0]) - len(second))
+    np.testing.assert_array_equal(got.mask[1], np.arange(len(rows[0])) < len(second))
+
+
+def test_encode_words_bpe(bpe, bpe_folder):
+    words = [["cat", "don't", "the", "U.N.", "cat", "cat"], ["the"]]
+    tags = [["animal", "verb", "O", "org", "animal", "thing"], ["O"]]
+    got = text.encode_words(bpe_folder, words, tags, 40)
+    # Every word as in the middle of a sentence, the first too.
+    parts = [[bpe.encode(f" {word}").tokens for word in row] for row in words]
+    assert parts[0][0] == ["Ġcat"] and len(parts[0][1]) > 1 and len(parts[0][3]) > 3
+    for i, row in enumerate(parts):
+        want = [piece for part in row for piece in part]
+        assert _pieces(bpe, got.ids[i][got.mask[i]]) == ["<s>", *want, "</s>"]
+        classes = [-1]
+        for part, tag in zip(row, tags[i], strict=True):
+            classes += [got.names.index(tag)] + [-1] * (len(part) - 1)
+        classes += [-1] * (got.ids.shape[1] - len(classes))
+        np.testing.assert_array_equal(got.labels[i], classes)
+
+
+def test_bpe_cuts(bpe, bpe_folder):
+    got = text.encode_words(bpe_folder, [["cat", "sat", "cat"]], [["a", "b", "a"]], 4)
+    assert _pieces(bpe, got.ids[0]) == ["<s>", "Ġcat", "Ġsat", "</s>"]
+    np.testing.assert_array_equal(got.labels, [[-1, 0, 1, -1]])
+
+
+def test_bpe_without_its_files_or_special_tokens(bpe, tmp_path):
+    bpe.save_model(str(tmp_path))
+    merges = (tmp_path / "merges.txt").read_text()
+    (tmp_path / "merges.txt").unlink()
+    with pytest.raises(errors.InputError, match="vocab.json with merges.txt$"):
+        text.encode_sentences(tmp_path, ["a"], ["x"], 8)
+    (tmp_path / "merges.txt").write_text(merges)
+    vocabulary = json.loads((tmp_path / "vocab.json").read_text())
+    del vocabulary["</s>"]
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    with pytest.raises(errors.InputError, match="not a tokenizer .no </s> in the voc"):
+        text.encode_sentences(tmp_path, ["a"], ["x"], 8)
+    (tmp_path / "vocab.json").write_text("{")
+    with pytest.raises(errors.InputError, match="vocab.json: not a tokenizer"):
+        text.encode_sentences(tmp_path, ["a"], ["x"], 8)
+
+
 def test_tokenizer_errors(tmp_path, vocab_folder):
-    with pytest.raises(errors.InputError, match="neither tokenizer.json nor vocab.txt"):
+    allowed = "tokenizer.json, or vocab.txt, or vocab.json with merges.txt$"
+    with pytest.raises(errors.InputError, match=allowed):
         text.encode_sentences(tmp_path, ["a"], ["x"], 8)
     (vocab_folder / "tokenizer.json").write_text("{}")
     with pytest.raises(errors.InputError, match="tokenizer.json: not a tokenizer"):

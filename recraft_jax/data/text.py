@@ -5,6 +5,7 @@ Classes are numbered in the order of their sorted names. At token level "O" (out
 any entity) is a class like the others; whoever needs entities alone drops it.
 """
 
+import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 import tokenizers.implementations
+import tokenizers.models
+import tokenizers.pre_tokenizers
+import tokenizers.processors
 from jaxtyping import Bool, Int
 
 from recraft_jax import errors
@@ -52,34 +56,48 @@ def read_trec(path: str | os.PathLike) -> tuple[list[str], list[str]]:
 
 
 def read_conll(path: str | os.PathLike) -> tuple[list[list[str]], list[list[str]]]:
-    """Read `token<TAB or space>tag` lines; sentences are separated by blank lines.
+    """Read words and their tags, the first and last column; blank lines separate.
 
-    A line whose first column is empty (a lone tab) separates too. BIO tags are
-    collapsed to their types: `B-person` and `I-person` become `person`; `O` is kept, as
-    are tags without a prefix.
+    Columns are separated by tabs or spaces, as many in every line: two, or four in
+    CoNLL-2003 (token, part of speech, chunk, entity). A line whose first column is
+    empty (a lone tab) or `-DOCSTART-` separates too. BIO tags are collapsed to their
+    types: `B-person` and `I-person` become `person`; `O` is kept, as are tags without a
+    prefix.
+
+    Args:
+        path: The file; or a folder with CoNLL-2003's `eng.train` or, failing that,
+            `train.txt`.
 
     Returns:
         The words of each sentence and their tags, of equal lengths.
     """
+    path = _conll_file(pathlib.Path(path))
     words, tags = [], []
     is_open = False
+    num_columns = 0
     for number, line in _lines(path, keep_blank=True):
         columns = line.split("\t") if "\t" in line else line.split()
         columns = [column.strip() for column in columns]
-        if not columns or not columns[0]:
+        if not columns or columns[0] in ("", "-DOCSTART-"):
             is_open = False
             continue
-        if len(columns) != 2 or columns[1] in ("", "B-", "I-"):
-            raise _bad_line(path, number, line, "'token tag'")
+        num_columns = num_columns or max(len(columns), 2)
+        if len(columns) != num_columns or columns[-1] in ("", "B-", "I-"):
+            want = f"'token tag' in {num_columns} columns, first and last"
+            raise _bad_line(path, number, line, want)
         if not is_open:
             words.append([])
             tags.append([])
             is_open = True
         words[-1].append(columns[0])
-        is_bio = columns[1].startswith(("B-", "I-"))
-        tags[-1].append(columns[1][2:] if is_bio else columns[1])
+        tags[-1].append(entity_type(columns[-1]))
     _check_rows(path, words)
     return words, tags
+
+
+def entity_type(tag: str) -> str:
+    """Return the type of a BIO tag; `O` and tags without a prefix are their own."""
+    return tag[2:] if tag.startswith(("B-", "I-")) else tag
 
 
 def read_table(path: str | os.PathLike) -> tuple[list[str], list[str]]:
@@ -109,7 +127,8 @@ def encode_sentences(
 
     Args:
         tokenizer_folder: Holds `tokenizer.json` or, failing that, `vocab.txt` (a
-            lower-casing BERT WordPiece vocabulary).
+            lower-casing BERT WordPiece vocabulary) or `vocab.json` and `merges.txt`
+            (RoBERTa's byte-level BPE).
         sentences: Text, one string a sentence.
         labels: Class names, one a sentence.
         max_length: Longer sentences are cut to it, special tokens included.
@@ -136,7 +155,9 @@ def encode_words(
 
     The first piece of a word carries its label; further pieces, special tokens and
     padding get -1. A word the tokenizer drops (control characters) or that `max_length`
-    cuts off loses its label with it; its class keeps its number.
+    cuts off loses its label with it; its class keeps its number. Byte-level BPE, for
+    which " word" and "word" differ, sees every word with a space before it, the first
+    too, whatever its `add_prefix_space` says.
 
     Args:
         tokenizer_folder: See `encode_sentences`.
@@ -152,7 +173,10 @@ def encode_words(
         if len(row) != len(row_tags):
             raise ValueError(f"sentence {i}: {len(row)} words, {len(row_tags)} tags")
     tokenizer = _tokenizer(tokenizer_folder, max_length)
-    rows = [list(row) for row in words]
+    # Not by add_prefix_space: some files split words first and would then add a space
+    # before each part.
+    space = " " if _is_byte_level(tokenizer) else ""
+    rows = [[space + word for word in row] for row in words]
     encodings = tokenizer.encode_batch(rows, is_pretokenized=True)
     ids, mask = _pad(tokenizer, encodings)
     names = tuple(sorted({tag for row in tags for tag in row}))
@@ -184,6 +208,15 @@ def _lines(
             yield number, text
 
 
+def _conll_file(path: pathlib.Path) -> pathlib.Path:
+    if not path.is_dir():
+        return path
+    for name in ("eng.train", "train.txt"):
+        if (path / name).is_file():
+            return path / name
+    raise errors.InputError(f"{path}: neither eng.train nor train.txt in this folder")
+
+
 def _bad_line(
     path: str | os.PathLike, number: int, line: str, want: str
 ) -> errors.InputError:
@@ -209,23 +242,59 @@ _Tokenizer = tokenizers.Tokenizer | tokenizers.implementations.BaseTokenizer
 def _tokenizer(folder: str | os.PathLike, max_length: int) -> _Tokenizer:
     if max_length < 3:
         raise ValueError(f"max_length {max_length}: at least 3, [CLS] token [SEP]")
-    full = pathlib.Path(folder) / "tokenizer.json"
-    vocabulary = pathlib.Path(folder) / "vocab.txt"
-    path = full if full.is_file() else vocabulary
-    if not path.is_file():
-        raise errors.InputError(f"{folder}: neither tokenizer.json nor vocab.txt")
+    folder = pathlib.Path(folder)
+    there = [
+        names for names in _LOADERS if all((folder / name).is_file() for name in names)
+    ]
+    if not there:
+        allowed = ", or ".join(" with ".join(names) for names in _LOADERS)
+        raise errors.InputError(f"{folder}: no tokenizer; allowed: {allowed}")
+    paths = [str(folder / name) for name in there[0]]
     try:
-        if path == full:
-            tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        else:
-            tokenizer = tokenizers.BertWordPieceTokenizer(str(path), lowercase=True)
+        tokenizer = _LOADERS[there[0]](*paths)
     except Exception as error:  # the Rust side raises bare Exception
-        raise errors.InputError(f"{path}: not a tokenizer ({error})") from error
+        reason = " ".join(str(error).split())
+        raise errors.InputError(f"{paths[0]}: not a tokenizer ({reason})") from error
     # The packaged file has padding to 128 and truncation at 128 switched on.
     tokenizer.no_padding()
     tokenizer.no_truncation()
     tokenizer.enable_truncation(max_length)
     return tokenizer
+
+
+def _wordpiece(vocabulary: str) -> _Tokenizer:
+    return tokenizers.BertWordPieceTokenizer(vocabulary, lowercase=True)
+
+
+def _roberta(vocabulary: str, merges: str) -> _Tokenizer:
+    """Byte-level BPE with RoBERTa's special tokens around, `<s> ... </s>`."""
+    pieces, pairs = tokenizers.models.BPE.read_file(vocabulary, merges)
+    lacking = [name for name in ("<s>", "</s>") if name not in pieces]
+    if lacking:
+        raise ValueError(f"no {' and no '.join(lacking)} in the vocabulary")
+    unknown = "<unk>" if "<unk>" in pieces else None
+    model = tokenizers.models.BPE(pieces, pairs, unk_token=unknown)
+    tokenizer = tokenizers.Tokenizer(model)
+    special = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    tokenizer.add_special_tokens([name for name in special if name in pieces])
+    byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = byte_level
+    ends = [(name, pieces[name]) for name in ("</s>", "<s>")]
+    tokenizer.post_processor = tokenizers.processors.RobertaProcessing(*ends)
+    return tokenizer
+
+
+# Files of a tokenizer -> how to read them; the first that are all there.
+_LOADERS = {
+    ("tokenizer.json",): tokenizers.Tokenizer.from_file,
+    ("vocab.txt",): _wordpiece,
+    ("vocab.json", "merges.txt"): _roberta,
+}
+
+
+def _is_byte_level(tokenizer: _Tokenizer) -> bool:
+    stored = json.loads(tokenizer.to_str())["pre_tokenizer"]
+    return '"ByteLevel"' in json.dumps(stored)
 
 
 def _pad(
