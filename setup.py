@@ -42,6 +42,7 @@ setuptools.setup(
         "test": [
             "beartype",
             "hypothesis",
+            "importlib_resources",
             "pytest>=8",
             "pytest-xdist",
             "ruff",
