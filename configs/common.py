@@ -9,7 +9,7 @@ import difflib
 import ml_collections
 
 METHODS = ("recraft", "fa", "fld", "nft", "scratch")
-BACKBONES = ("minilm",)
+BACKBONES = ("minilm", "vit-s", "roberta-base", "swin-base")
 SCALES = ("demo", "quick", "paper")
 PROTOCOLS = ("corrected", "official")
 PRESETS = ("default", "paper", "official")
@@ -18,6 +18,8 @@ PRESETS = ("default", "paper", "official")
 # list. D5 is an option there, off by default, and D8 a part of D7.
 OFFICIAL = {
     "stage1.mode": "sequential",
+    "embedder.init": "xavier",
+    "head.kind": "pool",
     "fa.kind": "otdd_single_label",
     "fld.kind": "entropy",
     "fld.train_source_head": True,
@@ -70,7 +72,8 @@ def parse_arg(arg: str, tasks: tuple[str, ...]) -> dict:
         elif key == "backbone" and "/" not in value:
             if value not in BACKBONES:
                 raise ValueError(
-                    _unknown(key, value, BACKBONES) + ", or a folder (with a slash)"
+                    _unknown(key, value, BACKBONES)
+                    + ", a hub id (owner/name), or a folder (with a slash)"
                 )
         elif key == "seed":
             if not value.isdecimal():
@@ -115,7 +118,23 @@ def base(choice: dict) -> ml_collections.ConfigDict:
             "seed": 0,
         }
     )
-    config.embedder = ml_collections.ConfigDict({"patch": 4})
+    config.body = ml_collections.ConfigDict(
+        {
+            "dtype": "float32",  # of the products, or bfloat16
+            "revision": "",  # of a hub id: branch, tag or commit
+        }
+    )
+    config.embedder = ml_collections.ConfigDict(
+        {
+            "patch": 4,  # points, for text backbones; 0: by max_tokens
+            "max_tokens": 512,
+            # Image backbones: side of the square that inputs are resized to; 0 is the
+            # size the backbone was trained on, for the packaged one 518.
+            "image_size": 112 if choice["backbone"] == "vit-s" else 0,
+            "init": "pretrained",  # xavier (D20) or normal
+        }
+    )
+    config.head = ml_collections.ConfigDict({"kind": "linear"})  # or pool, as released
     config.lipschitz = ml_collections.ConfigDict(
         {
             "method": "penalty",  # penalty, rescale or none
@@ -180,6 +199,8 @@ def base(choice: dict) -> ml_collections.ConfigDict:
         config.stage2.freeze_embedder = True
     if choice["preset"] == "official":
         config.update_from_flattened_dict(OFFICIAL)
+        if choice["method"] in ("nft", "scratch"):  # as it does without a stage 1
+            config.embedder.init = "normal"
     if choice["method"] == "fa":
         config.fld.weight = 0.0
     if choice["method"] == "fld":

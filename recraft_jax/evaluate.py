@@ -128,6 +128,7 @@ def evaluate_bound(workdir: pathlib.Path, split: str) -> dict[str, Any]:
         final = where | views.measure({**params, **best}, "fit", split, omega)
     named = ("task", "method", "backbone", "seed")
     return {name: config[name] for name in named} | {
+        "backbone_name": parts.body.name,
         "split": split,
         "predictor": final["predictor"],
         "omega": omega,
@@ -149,12 +150,13 @@ class Views:
             "mesh": parts.mesh,
         }
         # Stage 2 moves `body/`; the source predictor keeps the pretrained weights.
-        pretrained = tree.prefixed(tree.under(parts.body.params, "encoder"), "encoder")
+        encoder = tree.under(parts.body.params, "encoder")
+        pretrained = tree.prefixed(encoder, "body/encoder")
 
         def source_view(params, batch):
-            _, out = parts.model.apply(params["run"], batch["x"])
-            hidden = parts.body.encode(params["pretrained"], out["tokens"])
-            log_probs = source.predict(params["run"], hidden.mean(1))
+            frozen = {**params["run"], **params["pretrained"]}
+            _, out = parts.model.apply(frozen, batch["x"])
+            log_probs = source.predict(params["run"], out["hidden"].mean(1))
             return {"u": out["tokens"].mean(1), "log_probs": log_probs}
 
         def target_view(params, batch):

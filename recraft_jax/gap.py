@@ -24,7 +24,10 @@ TERMS = ("err_s", "fa", "fld_entropy", "fld_kl")  # of the bound, which is their
 _NUMBERS = ("err_t", *TERMS, "w1", "bound", "refined", "omega", "gap")
 _FLAGS = ("holds", "refined_holds")
 _ROW = ("step", "phase", *_NUMBERS, *_FLAGS)
-_HEAD = ("task", "method", "backbone", "seed", "split", "predictor", "log_num_classes")
+_HEAD = (
+    *("task", "method", "backbone", "backbone_name", "seed", "split", "predictor"),
+    "log_num_classes",
+)
 # What the runs of one comparison may differ in: the rest of the config must be equal.
 _FREE = ("seed", "fa.omega", "assets", "log", "checkpoint")
 _PERMUTATIONS = math.factorial(8)
@@ -195,7 +198,7 @@ def summary(runs: Sequence[dict[str, Any]], omega: float) -> str:
     """
     first = runs[0]
     lines = [
-        f"{first['task']}, {first['method']}, {_base(first['backbone'])}: "
+        f"{first['task']}, {first['method']}, {first['backbone_name']}: "
         f"{len(runs)} runs, {first['predictor']} predictor on the {first['split']} "
         f"split, `{first['scale']}` scale, `{first['protocol']}` protocol; all but "
         f"omega and {first['metric']} in nats (w1: feature distance)",
@@ -256,10 +259,6 @@ def over(
 
 def _order(run: dict[str, Any]) -> tuple[float, int]:
     return run["final"]["omega"], run["seed"]
-
-
-def _base(backbone: str) -> str:
-    return pathlib.PurePath(backbone).name
 
 
 def _shared(run: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,9 @@ _NOT_IDENTITY = ("assets", "log")
 
 # Repeated from `methods/`, whose import would load JAX; a test holds the two together.
 CHOICES = {
+    "body.dtype": ("float32", "bfloat16"),
+    "embedder.init": ("pretrained", "xavier", "normal"),
+    "head.kind": ("linear", "pool"),
     "fa.kind": ("w1", "w2sq_half", "otdd_single_label"),
     "fld.kind": ("mi", "transport", "entropy", "negative_sets"),
     "fld.transport_cost": ("prototype", "class", "joint"),
@@ -121,7 +124,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     """Refuse values no run can use, before any work."""
     positive = (
         "stage1.batch_size stage2.batch_size stage2.eval_batch_size stage2.num_epochs "
-        "embedder.patch fld.num_clusters source.num_features "
+        "embedder.max_tokens fld.num_clusters source.num_features "
         "source.max_length lipschitz.num_samples log.every_steps "
         "checkpoint.every_steps"
     ).split()
@@ -134,6 +137,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for path in (
         *("fa.omega", "fa.epsilon", "fld.weight"),
         *("lipschitz.tau", "lipschitz.rho"),
+        *("embedder.patch", "embedder.image_size"),
     ):
         section, name = path.split(".")
         if config[section][name] < 0:

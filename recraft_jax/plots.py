@@ -220,8 +220,8 @@ def _figure(width: float, height: float) -> figure.Figure:
 
 
 def _title(run: dict[str, Any]) -> str:
-    backbone = pathlib.PurePath(run["backbone"]).name
-    return f"{run['task']}, {run['method']}, {backbone}, {run['predictor']} predictor"
+    named = (run[name] for name in ("task", "method", "backbone_name", "predictor"))
+    return f"{', '.join(named)} predictor"
 
 
 def _common(omega: float) -> str:

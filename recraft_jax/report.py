@@ -13,7 +13,6 @@ each checkpoint of one run. Both need what `python -m recraft_jax.evaluate
 import argparse
 import json
 import math
-import pathlib
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -54,7 +53,7 @@ def closing(results: Mapping[str, Any], workdir: pathlib.Path) -> None:
     table.add_column(r["metric"], justify="right")
     for name, value in sorted(r["baselines"].items(), key=lambda item: -item[1]):
         table.add_row(name, f"{value:.4f}")
-    name = f"{r['method']}, {pathlib.PurePath(r['backbone']).name}"
+    name = f"{r['method']}, {r['backbone_name']}"
     table.add_row(f"{name} (last step)", f"{r['test']['last']:.4f}")
     table.add_row(
         f"{name} (best on validation)", f"{r['test']['best_val']:.4f}", style="bold"
@@ -98,7 +97,7 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
         ]
         groups: dict[tuple, list] = {}
         for r in table:
-            key = (r["method"], str(pathlib.PurePath(r["backbone"]).name), r["phi"])
+            key = (r["method"], r["backbone_name"], r["phi"])
             groups.setdefault(key, []).append(r)
         for setting, rows in sorted(groups.items()):
             rows = sorted(rows, key=lambda r: r["seed"])

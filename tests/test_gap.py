@@ -33,6 +33,7 @@ HEAD = {
     "task": "darcy16",
     "method": "recraft",
     "backbone": "minilm",
+    "backbone_name": "MiniLM",
     "seed": 0,
     "split": "test",
     "predictor": "model",
@@ -204,7 +205,7 @@ def test_summary_has_a_row_per_run_and_the_correlations(save):
     # omega 0.2: w1 4.75, fa 0.95, gap 2.95, at 0.4 1.9 + 2, bound 0.5 + 2.95 + 0.25
     numbers = "1.4500 0.1300 0.9500 4.7500 2.0000 2.9500 3.9000 3.7000 2.7000".split()
     assert cells[3] == ["0.2", "0", *numbers, "yes", "yes"]
-    assert "darcy16, recraft, minilm: 8 runs, model predictor on the test split" in text
+    assert "darcy16, recraft, MiniLM: 8 runs, model predictor on the test split" in text
     assert "holds in 8 of 8 runs" in text and "log K_t = 2.303" in text
     own, common = text.split("err_t against the gap ")[1:]
     assert own.startswith("at each run's own omega (it rises with omega by definition)")

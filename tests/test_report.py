@@ -11,6 +11,7 @@ RESULTS = {
     "task": "advection",
     "method": "recraft",
     "backbone": "minilm",
+    "backbone_name": "minilm",
     "protocol": "corrected",
     "scale": "demo",
     "metric": "nrmse",
@@ -116,7 +117,7 @@ def test_markdown_keeps_what_does_not_compare_in_separate_tables(save, changes):
     [
         {"task": "darcy"},
         {"method": "fa"},
-        {"backbone": "other"},
+        {"backbone_name": "other"},
         {"scale": "quick"},
         {"freeze": True},
     ],

@@ -42,6 +42,7 @@ class Body(NamedTuple):
       patch: side of a patch in pixels (images).
       stride: side in pixels of what one hidden state stands for (images).
       image_size: side of the images it was trained on (images).
+      name: what to call it in print.
     """
 
     embed: Callable[..., jax.Array]
@@ -60,6 +61,7 @@ class Body(NamedTuple):
     patch: int = 0
     stride: int = 0
     image_size: int = 0
+    name: str = ""
 
 
 def apply(module, params: Mapping[str, Any], prefix: str, *args):

@@ -5,6 +5,7 @@ parts and their index). Weights are loaded strictly, see `convert.py`, and are n
 changed in place: `params` are numpy arrays that the caller puts on devices.
 """
 
+import functools
 import json
 import pathlib
 import re
@@ -72,27 +73,30 @@ def load(
         supported, or a tensor does not fit.
     """
     folder = find(name_or_folder, revision=revision, cache=cache)
+    wants_weights = random_key is None
     if (folder / _ONNX).is_file():
         config, table = _ONNX_CONFIG, vit.DINOV2_TABLE
-        tensors = onnx_file.read_dinov2(folder / _ONNX) if random_key is None else {}
+        tensors = onnx_file.read_dinov2(folder / _ONNX) if wants_weights else {}
         made = vit.make_dinov2(config, dtype)
     else:
         config = _read_config(folder / "config.json")
         make, table = FAMILIES[config["model_type"]]
-        tensors = _read_tensors(folder) if random_key is None else {}
-        if any(name.startswith("decoder.") for name in tensors) and make is swin.make:
-            made = swin.make(config, dtype, has_decoder=True)
-        else:
-            made = _checked(make, config, dtype, folder)
-    if random_key is not None:
-        drawn = jax.device_get(jax.jit(made.init)(random_key))
-        return made._replace(params=drawn)
-    like = jax.eval_shape(made.init, jax.random.key(0))
-    params, ignored = convert.apply_table(tensors, table, like, where=str(folder))
-    logging.info(
-        "%s: %d tensors, ignored %s, new none", folder, len(tensors), ignored or "none"
-    )
-    return made._replace(params=params)
+        tensors = _read_tensors(folder) if wants_weights else {}
+        if make is swin.make and any(name.startswith("decoder.") for name in tensors):
+            make = functools.partial(make, has_decoder=True)
+        try:
+            made = make(config, dtype)
+        except errors.InputError as error:
+            raise errors.InputError(f"{folder}: {error}") from None
+    if wants_weights:
+        like = jax.eval_shape(made.init, jax.random.key(0))
+        params, ignored = convert.apply_table(tensors, table, like, where=str(folder))
+        found = f"{len(tensors)} tensors, ignored {ignored or 'none'}, new none"
+        logging.info("%s: %s", folder, found)
+    else:
+        params = jax.device_get(jax.jit(made.init)(random_key))
+    name = config.get("name") or pathlib.PurePath(name_or_folder).name
+    return made._replace(params=params, name=name)
 
 
 def find(
@@ -162,14 +166,6 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
             f"{path}: model_type = {found!r}; allowed: {', '.join(FAMILIES)}"
         )
     return config
-
-
-def _checked(make, config, dtype, folder) -> Body:
-    """Build the body; an error of its config names the folder."""
-    try:
-        return make(config, dtype)
-    except errors.InputError as error:
-        raise errors.InputError(f"{folder}: {error}") from None
 
 
 def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
