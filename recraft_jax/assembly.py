@@ -17,7 +17,8 @@ import optax
 from recraft_jax import build, clock, optim, phase, state, tree
 from recraft_jax import mesh as meshes
 from recraft_jax.methods import fit, recraft, source
-from recraft_jax.models import cross_modal, pretrained
+from recraft_jax.models import body as bodies
+from recraft_jax.models import cross_modal
 
 METHODS = {
     "recraft": recraft.phases,
@@ -47,7 +48,7 @@ class Assembly(NamedTuple):
 
     mesh: jax.sharding.Mesh
     target: build.Target
-    body: pretrained.Body
+    body: bodies.Body
     model: cross_modal.CrossModal
     origin: source.Source | None
     params: dict[str, jax.Array]

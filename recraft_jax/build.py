@@ -23,6 +23,7 @@ from recraft_jax.data import (
 )
 from recraft_jax.losses import task as task_losses
 from recraft_jax.methods import alignment, lipschitz, source
+from recraft_jax.models import body as bodies
 from recraft_jax.models import cross_modal, pretrained
 
 RELEASED_BATCH = 4.0  # of the released Lipschitz step, whose gradients carry 1/4
@@ -124,10 +125,15 @@ def load_task(config: ml_collections.ConfigDict) -> tasks.Task:
     )
 
 
-def body(config: ml_collections.ConfigDict) -> pretrained.Body:
+def body(config: ml_collections.ConfigDict) -> bodies.Body:
     """Load the backbone, with its own weights or, for `scratch`, random ones."""
-    key = jax.random.key(config.seed + 1) if is_random(config) else None
-    return pretrained.load(backbone_folder(config), random_key=key)
+    return pretrained.load(
+        config.backbone,
+        dtype=jnp.dtype(config.body.dtype),
+        random_key=jax.random.key(config.seed + 1) if is_random(config) else None,
+        revision=config.body.revision or None,
+        cache=config.assets.cache,
+    )
 
 
 def is_random(config: ml_collections.ConfigDict) -> bool:
@@ -135,15 +141,8 @@ def is_random(config: ml_collections.ConfigDict) -> bool:
     return config.method == "scratch"
 
 
-def backbone_folder(config: ml_collections.ConfigDict) -> pathlib.Path:
-    """Folder with the backbone's weights and tokenizer."""
-    if "/" in config.backbone:
-        return pathlib.Path(config.backbone)
-    return assets.fetch(config.backbone, config.assets.cache)
-
-
 def model(
-    config: ml_collections.ConfigDict, task: tasks.Task, body: pretrained.Body
+    config: ml_collections.ConfigDict, task: tasks.Task, body: bodies.Body
 ) -> cross_modal.CrossModal:
     """Join embedder, body and head; predictions are in the units of the targets."""
     train = task.splits["train"]
@@ -154,6 +153,10 @@ def model(
         y_shape=train["y"].shape[1:] if is_dense else None,
         num_classes=task.num_classes,
         patch=config.embedder.patch,
+        max_tokens=config.embedder.max_tokens,
+        image_size=config.embedder.image_size,
+        init=config.embedder.init,
+        head=config.head.kind,
     )
     if not is_dense:
         return made
@@ -180,7 +183,7 @@ def params(
 
 
 def origin(
-    config: ml_collections.ConfigDict, body: pretrained.Body, workdir: pathlib.Path
+    config: ml_collections.ConfigDict, body: bodies.Body, workdir: pathlib.Path
 ) -> source.Source | None:
     """Run stage 0, or read what an earlier process of this run stored."""
     if is_random(config):

@@ -2,13 +2,14 @@
 
 `read_mnist5k` takes the packaged digits (asset `mnist5k`); `read_cifar10` a user's own
 copy of CIFAR-10's binary version (Krizhevsky 2009,
-https://www.cs.toronto.edu/~kriz/cifar.html). Pixels stay as stored, 0 to 255; whoever
+https://www.cs.toronto.edu/~kriz/cifar.html); `read_npz` any images at all. Pixels stay as stored, 0 to 255; whoever
 feeds a model resizes and standardises.
 """
 
 import gzip
 import os
 import pathlib
+import zipfile
 import zlib
 from typing import NamedTuple
 
@@ -117,6 +118,51 @@ def read_cifar10(folder: str | os.PathLike) -> Images:
         np.concatenate([record[:, 0] for record in records]).astype(np.int32),
         _cifar_names(home / "batches.meta.txt"),
     )
+
+
+def read_npz(path: str | os.PathLike) -> Images:
+    """Read a user's own images from a `.npz` file without pickles.
+
+    It holds `pixels`, uint8 `[n h w]` (grey) or `[n h w c]` with c = 1 or 3, `labels`,
+    integers `[n]` from 0 up, and perhaps `names`, one a class.
+
+    Raises:
+        InputError: The file cannot be read or holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise errors.InputError(f"{path}: not a readable .npz ({error})") from None
+    if not {"pixels", "labels"} <= set(arrays):
+        raise errors.InputError(
+            f"{path}: holds {sorted(arrays)}; allowed: pixels, labels and names"
+        )
+    pixels, labels = arrays["pixels"], arrays["labels"]
+    pixels = pixels[..., None] if pixels.ndim == 3 else pixels
+    is_fit = (
+        pixels.dtype == np.uint8
+        and pixels.ndim == 4
+        and pixels.shape[-1] in (1, 3)
+        and np.issubdtype(labels.dtype, np.integer)
+        and labels.shape == pixels.shape[:1]
+        and len(labels) > 0
+        and labels.min() >= 0
+    )
+    if not is_fit:
+        raise errors.InputError(
+            f"{path}: pixels {arrays['pixels'].dtype} {arrays['pixels'].shape}, labels "
+            f"{labels.dtype} {labels.shape}; allowed: uint8 [n h w] or [n h w c] with "
+            "c = 1 or 3, and n > 0 whole numbers from 0 up"
+        )
+    num_classes = int(labels.max()) + 1
+    names = tuple(map(str, arrays.get("names", range(num_classes))))
+    if len(names) < num_classes:
+        raise errors.InputError(
+            f"{path}: {len(names)} names for labels up to {num_classes - 1}; allowed: "
+            "one a class"
+        )
+    return Images(pixels, labels.astype(np.int32), names)
 
 
 def _cifar_records(path: pathlib.Path) -> UInt8[np.ndarray, "n 3073"]:

@@ -11,6 +11,10 @@ import numpy as np
 from recraft_jax import errors, tree
 
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
 class Body(NamedTuple):
     """A transformer as functions of its parameters.
 
@@ -42,6 +46,8 @@ class Body(NamedTuple):
       patch: side of a patch in pixels (images).
       stride: side in pixels of what one hidden state stands for (images).
       image_size: side of the images it was trained on (images).
+      pixel_mean: per channel, of pixels in [0, 1], in its pretraining (images).
+      pixel_std: per channel (images).
       name: what to call it in print.
     """
 
@@ -61,6 +67,8 @@ class Body(NamedTuple):
     patch: int = 0
     stride: int = 0
     image_size: int = 0
+    pixel_mean: tuple[float, ...] = IMAGENET_MEAN
+    pixel_std: tuple[float, ...] = IMAGENET_STD
     name: str = ""
 
 

@@ -45,7 +45,10 @@ _ONNX_CONFIG = {
     "image_size": 518,
     "patch_size": 14,
 }
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt")
+_OTHER_FILES = (
+    *("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"),
+    "preprocessor_config.json",
+)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -96,7 +99,7 @@ def load(
     else:
         params = jax.device_get(jax.jit(made.init)(random_key))
     name = config.get("name") or pathlib.PurePath(name_or_folder).name
-    return made._replace(params=params, name=name)
+    return made._replace(params=params, name=name, **_pixel_scale(folder))
 
 
 def find(
@@ -144,7 +147,7 @@ def _from_hub(name: str, revision: str | None) -> pathlib.Path:
             index = get("model.safetensors.index.json", **optional)
             for part in _parts(pathlib.Path(index)) if index else ():
                 get(part)
-        for file in _TOKENIZER_FILES:
+        for file in _OTHER_FILES:
             get(file, **optional)
     except OSError as error:
         reason = " ".join(str(error).split())
@@ -166,6 +169,23 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
             f"{path}: model_type = {found!r}; allowed: {', '.join(FAMILIES)}"
         )
     return config
+
+
+def _pixel_scale(folder: pathlib.Path) -> dict[str, tuple[float, ...]]:
+    """Mean and deviation of pixels where the checkpoint has its own."""
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        pairs = {"pixel_mean": "image_mean", "pixel_std": "image_std"}
+        return {
+            ours: tuple(map(float, found[theirs]))
+            for ours, theirs in pairs.items()
+            if theirs in found
+        }
+    except (OSError, ValueError, TypeError) as error:
+        raise errors.InputError(f"cannot read {path}: {error}") from None
 
 
 def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
