@@ -111,7 +111,7 @@ def base(choice: dict) -> ml_collections.ConfigDict:
         {
             "name": "trec6",  # trec6, wnut16, table (label<TAB>text) or conll
             "path": "",  # of your own text, for table and conll
-            "num_sentences": 3000,  # 0 is all
+            "num_samples": 3000,  # sentences or images; 0 is all
             "max_length": 48,
             "num_features": 1024,
             "test_frac": 0.2,

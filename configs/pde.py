@@ -26,7 +26,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     if choice["scale"] == "quick":
         config.stage1.num_steps = min(config.stage1.num_steps, 10)
         config.stage2.num_epochs = 2
-        config.source.num_sentences = 600
+        config.source.num_samples = 600
     if choice["scale"] == "paper":
         _paper(config)
     return config

@@ -12,14 +12,13 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from recraft_jax import assets, errors, metrics, writer
+from recraft_jax import assets, errors, metrics, sources, writer
 from recraft_jax.data import (
     darcy,
     generators,
     pseudo_labels,
     spoken_digits,
     tasks,
-    text,
 )
 from recraft_jax.losses import task as task_losses
 from recraft_jax.methods import alignment, lipschitz, source
@@ -198,15 +197,12 @@ def origin(
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             logging.warning("%s is damaged (%s); running stage 0 again", path, error)
     found = source.prepare(
-        source_text(config),
-        body.params,
-        body.embed,
-        body.encode,
+        sources.tower(config, body),
         num_features=config.source.num_features,
         test_frac=config.source.test_frac,
         seed=config.source.seed,
-        recalibration=recalibration(config),
-        double_softmax=config.legacy.double_softmax_1d,
+        recalibration=recalibration(config, body),
+        double_softmax=body.native == "text" and config.legacy.double_softmax_1d,
     )
     buffer = io.BytesIO()
     np.savez(buffer, **found._replace(report=json.dumps(found.report))._asdict())
@@ -214,11 +210,14 @@ def origin(
     return found
 
 
-def recalibration(config: ml_collections.ConfigDict) -> lipschitz.Settings:
-    """How to recalibrate the head of a text source, the released code's 1-D side."""
+def recalibration(
+    config: ml_collections.ConfigDict, body: bodies.Body
+) -> lipschitz.Settings:
+    """How to recalibrate the source head; text is the released code's 1-D side."""
     section = config.lipschitz
+    is_off = body.native == "text" and not section.one_d
     return lipschitz.Settings(
-        method=section.method if section.one_d else "none",
+        method="none" if is_off else section.method,
         tau=section.tau or config.fa.omega,
         delta=section.delta,
         rho=section.rho,
@@ -227,33 +226,3 @@ def recalibration(config: ml_collections.ConfigDict) -> lipschitz.Settings:
         grad_divisor=RELEASED_BATCH if section.mean_loss_grad else 1.0,
         num_samples=section.num_samples,
     )
-
-
-def source_text(config: ml_collections.ConfigDict) -> text.Text:
-    """Read, subsample and tokenize the labelled source text."""
-    section = config.source
-    if section.name in ("trec6", "wnut16"):
-        folder = assets.fetch(section.name, config.assets.cache)
-        file = "question_labels.txt" if section.name == "trec6" else "ner.txt"
-        path = folder / file
-    elif section.path:
-        path = pathlib.Path(section.path)
-    else:
-        raise errors.InputError(f"source.name = {section.name!r} needs source.path")
-    readers = {
-        "trec6": (text.read_trec, text.encode_sentences),
-        "table": (text.read_table, text.encode_sentences),
-        "wnut16": (text.read_conll, text.encode_words),
-        "conll": (text.read_conll, text.encode_words),
-    }
-    if section.name not in readers:
-        raise errors.InputError(
-            f"source.name = {section.name!r}; allowed: {', '.join(readers)}"
-        )
-    read, encode = readers[section.name]
-    units, labels = read(path)
-    if 0 < section.num_sentences < len(units):
-        order = np.random.default_rng(section.seed).permutation(len(units))
-        chosen = np.sort(order[: section.num_sentences])
-        units, labels = [units[i] for i in chosen], [labels[i] for i in chosen]
-    return encode(backbone_folder(config), units, labels, section.max_length)

@@ -90,7 +90,7 @@ def test_logit_gradients_are_slopes_of_a_shift_of_all_tokens(
     np.testing.assert_allclose(tokens.sum(1), pooled, atol=1e-5)
 
     def logits(row, shift):
-        sentence = units.sentence[row]
+        sentence = units.sample[row]
         ids, mask = encoded.ids[sentence][None], encoded.mask[sentence][None]
         hidden = body.encode(
             body.params, body.embed(body.params, ids) + shift, jnp.asarray(mask)

@@ -7,7 +7,7 @@ import pytest
 
 from recraft_jax import errors
 from recraft_jax.data import text
-from recraft_jax.methods import lipschitz, source
+from recraft_jax.methods import lipschitz, source, text_tower
 from recraft_jax.models import pretrained
 
 UNCHANGED = lipschitz.Settings(
@@ -35,7 +35,8 @@ def sentences(backbone, source_table):
 def prepare(encoded, body, **changes):
     settings = {"num_features": 40, "test_frac": 0.3, "seed": 0} | changes
     settings = {"recalibration": UNCHANGED} | settings
-    return source.prepare(encoded, body.params, body.embed, body.encode, **settings)
+    tower = text_tower.make(encoded, body.params, body.embed, body.encode)
+    return source.prepare(tower, **settings)
 
 
 def test_features_are_masked_means_of_the_embeddings(sentences, body):

@@ -105,7 +105,7 @@ def recalibrate(
     """Find the matrix scaling of the logits with slopes of at most tau.
 
     Args:
-      samples: text the head was not fitted on: on its own training text the loss is
+      samples: a set the head was not fitted on: on its own training set the loss is
         flat, and slopes there say little.
       settings: method `penalty` or `rescale`.
 
@@ -153,7 +153,7 @@ def recalibrate(
 def report(
     samples: Samples, mix: np.ndarray, shift: np.ndarray, settings: Settings
 ) -> dict[str, Any]:
-    """Measure a head on held-out text: how good, how steep.
+    """Measure a head on held-out samples: how good, how steep.
 
     Returns:
       `accuracy`, `log_loss` and `information` (nats), `slope`: quantiles of

@@ -1,17 +1,15 @@
-"""Stage 0: the source side, from real text through the pretrained model itself.
+"""Stage 0: the source side, from real text or images through the pretrained model.
 
 The source feature map theta is the backbone's own embedding layer; the source predictor
 p_s(z|u) is its frozen encoder with a linear head on top. The head is a multinomial
 logistic regression on frozen states, fitted to convergence, with the strength of its L2
-penalty chosen on a part of the training text. `lipschitz.py` may then recalibrate it,
+penalty chosen on a part of the training set. `lipschitz.py` may then recalibrate it,
 so that its loss is omega-Lipschitz in u (Def. 4).
 
 FLD can only measure what this head knows: `information` is I(Z_s; true label) on
-held-out text, in nats, the same functional that stage 1 maximises for the target.
+held-out samples, in nats, the same functional that stage 1 maximises for the target.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,19 +19,19 @@ from absl import logging
 
 from recraft_jax import errors
 from recraft_jax.losses import distortion
-from recraft_jax.methods import heads, lipschitz, text_tower
+from recraft_jax.methods import heads, lipschitz, towers
 
 
 class Source(NamedTuple):
     """What the later stages need of the source, as numpy arrays.
 
     Attributes:
-      features: pooled embeddings of source sentences `[n d]`, the cloud FA aligns with.
+      features: pooled embeddings of source samples `[n d]`, the cloud FA aligns with.
       labels: their classes as rows `[n k]`: one-hot, the shares of the classes of their
         tokens at token level, or zeros where no token has a label.
-      kernel: of the source head, `[d k]`.
+      kernel: of the source head, from the width of the hidden states, `[e k]`.
       bias: of the source head, `[k]`.
-      held_features: pooled embeddings of held-out units `[m d]` (of their sentences).
+      held_features: pooled embeddings of held-out units `[m d]` (of their samples).
       held_log_probs: log p_s of these units `[m k]`.
       held_labels: their classes `[m]`.
       report: held-out figures of the head and what they were measured on.
@@ -50,10 +48,7 @@ class Source(NamedTuple):
 
 
 def prepare(
-    text: Any,
-    params: dict[str, np.ndarray],
-    embed: Callable[..., jax.Array],
-    encode: Callable[..., jax.Array],
+    tower: towers.Tower,
     *,
     num_features: int,
     test_frac: float,
@@ -61,41 +56,38 @@ def prepare(
     recalibration: lipschitz.Settings,
     double_softmax: bool = False,
 ) -> Source:
-    """Embed labelled text, fit the source head and measure it on held-out text.
+    """Embed a labelled set, fit the source head and measure it on held-out samples.
 
     Args:
-      text: `data.text.Text`: `ids` `[n l]`, `mask` `[n l]`, `labels` `[n]` (level
-        `sentence`) or `[n l]` with -1 where there is none (level `token`), `names`.
-      params: of the pretrained body.
-      embed: `(params, ids [b l])` to tokens `[b l d]`.
-      encode: `(params, tokens, mask [b l])` to hidden states `[b l d]`.
-      num_features: most sentences whose features are kept for FA.
-      test_frac: share of sentences held out for the report.
+      tower: of `text_tower.make` or `image_tower.make`.
+      num_features: most samples whose features are kept for FA.
+      test_frac: share of samples held out for the report.
       seed: of the split and of the choice of features.
-      recalibration: of the head, on training text that the head is then not fitted on.
+      recalibration: of the head, on training samples that it is then not fitted on.
       double_softmax: fit the head through a second soft-max, as the released code does
         for text; predictions use one.
 
     Raises:
-      InputError: fewer than two classes, or too few sentences to hold any out.
+      InputError: fewer than two classes, or too few samples to hold any out.
     """
     rng = np.random.default_rng(seed)
-    pooled, units = text_tower.frozen_units(text, params, embed, encode)
-    if text.level == "token":
-        units = units.take(_subsample_outside(units.labels, text.names, rng))
-    order = rng.permutation(len(text.ids))
+    pooled, units = tower.units()
+    if tower.level == "token":
+        units = units.take(_subsample_outside(units.labels, tower.names, rng))
+    order = rng.permutation(tower.num_samples)
     num_test = round(test_frac * len(order))
     num_fit = round(0.8 * (len(order) - num_test))
-    # Whole sentences are held out, so no sentence lends tokens to both sides.
+    # Whole samples are held out, so no sentence lends tokens to both sides.
     part = np.full(len(order), 2)
     part[order[:num_test]] = 0
     part[order[num_test : num_test + num_fit]] = 1
-    test, fit, choose = (part[units.sentence] == i for i in range(3))
-    states, labels, num_classes = units.states, units.labels, len(text.names)
+    test, fit, choose = (part[units.sample] == i for i in range(3))
+    states, labels, num_classes = units.states, units.labels, len(tower.names)
     if len(set(labels[fit])) < 2 or not test.any() or not choose.any():
+        noun = tower.noun
         raise errors.InputError(
-            f"the source text has {len(text.ids)} sentences and classes {text.names}; "
-            "allowed: at least two classes and enough sentences to hold some out"
+            f"the source has {tower.num_samples} {noun} and classes {tower.names}; "
+            f"allowed: at least two classes and enough {noun} to hold some out"
         )
     fit_head = heads.double_softmax if double_softmax else heads.logistic
     head, strength = heads.choose(
@@ -113,29 +105,31 @@ def prepare(
         head, report = _recalibrated(
             head,
             {"fit": units.take(choose), "test": units.take(test)},
-            functools.partial(text_tower.logit_gradients, text, params, embed, encode),
+            tower.gradients,
             recalibration,
             seed,
         )
     kernel, bias = head
     log_probs = heads.log_probs(head, states[test])
-    report = _report(log_probs, labels[test], labels[seen], text) | report
+    report = _report(log_probs, labels[test], labels[seen], tower) | report
     report["l2_strength"] = float(strength)
     if report["accuracy"] <= report["majority"]:
         logging.warning(
-            "the source head is not above its majority class on held-out text "
-            "(%.3f against %.3f): FLD will measure next to nothing; use more text or "
+            "the source head is not above its majority class on held-out %s "
+            "(%.3f against %.3f): FLD will measure next to nothing; use more %s or "
             "labels that the backbone can tell apart",
+            tower.noun,
             report["accuracy"],
             report["majority"],
+            tower.noun,
         )
     chosen = np.sort(rng.permutation(len(pooled))[:num_features])
     return Source(
         features=pooled[chosen],
-        labels=_sentence_labels(units, len(pooled), num_classes)[chosen],
+        labels=_sample_labels(units, len(pooled), num_classes)[chosen],
         kernel=kernel,
         bias=bias,
-        held_features=pooled[units.sentence[test]],
+        held_features=pooled[units.sample[test]],
         held_log_probs=log_probs,
         held_labels=labels[test].astype(np.int32),
         report=report,
@@ -158,9 +152,7 @@ def leaves(source: Source) -> dict[str, np.ndarray]:
     }
 
 
-def _recalibrated(
-    head, units: dict[str, text_tower.Units], gradients, settings, seed: int
-):
+def _recalibrated(head, units: dict[str, towers.Units], gradients, settings, seed: int):
     """Recalibrate a head on `units["fit"]`; measure both heads on `units["test"]`."""
     kernel, bias = head
     samples = {}
@@ -197,23 +189,23 @@ def _subsample_outside(labels, names, rng) -> np.ndarray:
     return np.sort(np.concatenate([np.flatnonzero(labels != outside), kept]))
 
 
-def _sentence_labels(
-    units: text_tower.Units, num_sentences: int, num_classes: int
+def _sample_labels(
+    units: towers.Units, num_samples: int, num_classes: int
 ) -> np.ndarray:
-    """Shares of the classes among the units of each sentence, `[n k]`."""
-    counts = np.zeros((num_sentences, num_classes), np.float32)
-    np.add.at(counts, (units.sentence, units.labels), 1.0)
+    """Shares of the classes among the units of each sample, `[n k]`."""
+    counts = np.zeros((num_samples, num_classes), np.float32)
+    np.add.at(counts, (units.sample, units.labels), 1.0)
     return counts / np.maximum(counts.sum(1, keepdims=True), 1.0)
 
 
-def _report(log_probs, labels, seen, text) -> dict[str, Any]:
+def _report(log_probs, labels, seen, tower: towers.Tower) -> dict[str, Any]:
     probs = np.exp(log_probs)
-    one_hot = np.eye(len(text.names))[labels]
+    one_hot = np.eye(len(tower.names))[labels]
     joint = distortion.joint(jnp.asarray(probs), jnp.asarray(one_hot))
     common = np.bincount(seen).argmax()
     return {
-        "level": text.level,
-        "classes": list(text.names),
+        "level": tower.level,
+        "classes": list(tower.names),
         "units": {"train": len(seen), "test": len(labels)},
         "accuracy": float((probs.argmax(1) == labels).mean()),
         "majority": float((labels == common).mean()),

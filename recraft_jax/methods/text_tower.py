@@ -1,39 +1,46 @@
 """The frozen body on labelled text: states of its units, slopes of their logits."""
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recraft_jax.methods import lipschitz
+from recraft_jax.methods import lipschitz, towers
 
 BUCKET = 16  # sentences are padded to a multiple of this: few compiled shapes
 
 
-class Units(NamedTuple):
-    """Labelled units of a text, sentences or tokens, seen by the frozen body.
+def make(
+    text: Any,
+    params: dict[str, np.ndarray],
+    embed: Callable[..., jax.Array],
+    encode: Callable[..., jax.Array],
+) -> towers.Tower:
+    """Join labelled text and a frozen body.
 
-    Attributes:
-      states: hidden states `[n d]`: the mean over a sentence, or of one token.
-      labels: classes `[n]`.
-      sentence: row of the text `[n]`.
-      position: token within it `[n]`, -1 for the mean over the sentence.
+    Args:
+      text: `data.text.Text`: `ids` `[n l]`, `mask` `[n l]`, `labels` `[n]` (level
+        `sentence`) or `[n l]` with -1 where there is none (level `token`), `names`.
+      params: of the pretrained body.
+      embed: `(params, ids [b l])` to tokens `[b l d]`.
+      encode: `(params, tokens, mask [b l])` to hidden states `[b l d]`.
     """
-
-    states: np.ndarray
-    labels: np.ndarray
-    sentence: np.ndarray
-    position: np.ndarray
-
-    def take(self, rows: np.ndarray) -> "Units":
-        """Keep some of the units."""
-        return Units(*(part[rows] for part in self))
+    of_this = text, params, embed, encode
+    return towers.Tower(
+        names=text.names,
+        level=text.level,
+        num_samples=len(text.ids),
+        units=functools.partial(frozen_units, *of_this),
+        gradients=functools.partial(logit_gradients, *of_this),
+    )
 
 
 def frozen_units(
     text, params, embed, encode, batch_size: int = 64
-) -> tuple[np.ndarray, Units]:
+) -> tuple[np.ndarray, towers.Units]:
     """Run the frozen body over a text.
 
     Returns:
@@ -50,7 +57,7 @@ def frozen_units(
     params = jax.device_put(params)
     num = len(text.ids)
     pooled = means = None
-    found: list[Units] = []
+    found: list[towers.Units] = []
     for rows, ids, mask in _buckets(text, np.arange(num), batch_size):
         u, mean, hidden = (
             v[: len(rows)] for v in jax.device_get(run(params, ids, mask))
@@ -63,14 +70,18 @@ def frozen_units(
             labels = text.labels[rows, : ids.shape[1]]
             row, position = np.nonzero(labels >= 0)
             state, label = hidden[row, position], labels[row, position]
-            found.append(Units(state, label, rows[row], position))
+            found.append(towers.Units(state, label, rows[row], position))
     if text.level == "sentence":
-        return pooled, Units(means, text.labels, np.arange(num), np.full(num, -1))
-    return pooled, Units(*(np.concatenate(part) for part in zip(*found, strict=True)))
+        return pooled, towers.Units(
+            means, text.labels, np.arange(num), np.full(num, -1)
+        )
+    return pooled, towers.Units(
+        *(np.concatenate(part) for part in zip(*found, strict=True))
+    )
 
 
 def logit_gradients(
-    text, params, embed, encode, kernel, units: Units, *, pooled: bool
+    text, params, embed, encode, kernel, units: towers.Units, *, pooled: bool
 ) -> np.ndarray:
     """Compute the gradients of the source logits of units in u.
 
@@ -98,7 +109,7 @@ def logit_gradients(
 
     params, kernel = jax.device_put(params), jnp.asarray(kernel)
     # A unit is a row of its own here, also if it shares its sentence with others.
-    spread = text._replace(ids=text.ids[units.sentence], mask=text.mask[units.sentence])
+    spread = text._replace(ids=text.ids[units.sample], mask=text.mask[units.sample])
     middle = () if pooled else (text.ids.shape[1],)
     out = np.zeros((len(units.labels), *middle, *kernel.shape), np.float32)
     for rows, ids, mask in _buckets(spread, np.arange(len(out)), 32):
