@@ -109,8 +109,10 @@ def base(choice: dict) -> ml_collections.ConfigDict:
     config.assets = ml_collections.ConfigDict({"cache": ""})
     config.source = ml_collections.ConfigDict(
         {
-            "name": "trec6",  # trec6, wnut16, table (label<TAB>text) or conll
-            "path": "",  # of your own text, for table and conll
+            # Text backbones: trec6, wnut16, table (label<TAB>text), conll or
+            # tfds_conll2003; image backbones: mnist5k, npz, cifar10 or tfds_cifar10.
+            "name": "auto",  # trec6 or mnist5k
+            "path": "",  # of your own file or folder; of TFDS' data
             "num_samples": 3000,  # sentences or images; 0 is all
             "max_length": 48,
             "num_features": 1024,

@@ -13,6 +13,7 @@ each checkpoint of one run. Both need what `python -m recraft_jax.evaluate
 import argparse
 import json
 import math
+import pathlib
 import statistics
 import sys
 from collections.abc import Mapping, Sequence

@@ -2,8 +2,8 @@
 
 `read_mnist5k` takes the packaged digits (asset `mnist5k`); `read_cifar10` a user's own
 copy of CIFAR-10's binary version (Krizhevsky 2009,
-https://www.cs.toronto.edu/~kriz/cifar.html); `read_npz` any images at all. Pixels stay as stored, 0 to 255; whoever
-feeds a model resizes and standardises.
+https://www.cs.toronto.edu/~kriz/cifar.html); `read_npz` any images at all. Pixels stay
+as stored, 0 to 255; whoever feeds a model resizes and standardises.
 """
 
 import gzip
