@@ -204,6 +204,8 @@ def origin(
         recalibration=recalibration(config, body),
         double_softmax=body.native == "text" and config.legacy.double_softmax_1d,
     )
+    named = {"name": sources.resolve(config, body)} | found.report
+    found = found._replace(report=named)
     buffer = io.BytesIO()
     np.savez(buffer, **found._replace(report=json.dumps(found.report))._asdict())
     writer.write_atomically(path, buffer.getvalue())

@@ -27,17 +27,8 @@ def tower(config: ml_collections.ConfigDict, body: bodies.Body) -> towers.Tower:
     Raises:
       InputError: an unknown source, one of the other kind, or data that cannot be read.
     """
-    is_text = body.native == "text"
-    known = TEXTS if is_text else IMAGES
-    name = known[0] if config.source.name == "auto" else config.source.name
-    if name not in known:
-        raise errors.InputError(
-            f"source.name = {name!r}; allowed for {body.name}, which takes "
-            f"{body.native}: auto, {', '.join(known)}"
-        )
-    if name in _NEED_PATH and not config.source.path:
-        raise errors.InputError(f"source.name = {name!r} needs source.path")
-    if is_text:
+    name = resolve(config, body)
+    if body.native == "text":
         found = _text(config, name)
         return text_tower.make(found, body.params, body.embed, body.encode)
     return image_tower.make(
@@ -50,6 +41,24 @@ def tower(config: ml_collections.ConfigDict, body: bodies.Body) -> towers.Tower:
         mean=body.pixel_mean,
         std=body.pixel_std,
     )
+
+
+def resolve(config: ml_collections.ConfigDict, body: bodies.Body) -> str:
+    """Name of the source data that a run uses.
+
+    Raises:
+      InputError: an unknown source, one of the other kind, or no path to it.
+    """
+    known = TEXTS if body.native == "text" else IMAGES
+    name = known[0] if config.source.name == "auto" else config.source.name
+    if name not in known:
+        raise errors.InputError(
+            f"source.name = {name!r}; allowed for {body.name}, which takes "
+            f"{body.native}: auto, {', '.join(known)}"
+        )
+    if name in _NEED_PATH and not config.source.path:
+        raise errors.InputError(f"source.name = {name!r} needs source.path")
+    return name
 
 
 def _text(config: ml_collections.ConfigDict, name: str) -> text.Text:

@@ -62,7 +62,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
     model, origin, params = parts.model, parts.origin, parts.params
     replicated = meshes.replicated(mesh)
     if origin is not None:
-        for line in describe_source(config, origin.report):
+        for line in describe_source(origin.report):
             writer.say(line)
 
     # ------------------------------------------------------------------- measurements
@@ -307,10 +307,10 @@ def describe_target(config, target: build.Target) -> str:
     )
 
 
-def describe_source(config, report: dict[str, Any]) -> list[str]:
-    """Say what the source head knows of text it has not seen, and how steep it is."""
+def describe_source(report: dict[str, Any]) -> list[str]:
+    """Say what the source head knows of data it has not seen, and how steep it is."""
     lines = [
-        f"stage 0, source head on {config.source.name}, held out: accuracy "
+        f"stage 0, source head on {report['name']}, held out: accuracy "
         f"{report['accuracy']:.3f} (majority {report['majority']:.3f}), log-loss "
         f"{report['log_loss']:.3f}, information {report['information']:.3f} of "
         f"{report['entropy']:.3f} nats"
