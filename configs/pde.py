@@ -18,6 +18,8 @@ TASKS = ("darcy16", "advection")
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     choice = common.parse_arg(arg, TASKS)
     config = common.base(choice)
+    if choice["backbone"] == "vit-s":
+        config.embedder.image_size = 56  # 16 patches, as many as the text body gets
     if choice["task"] == "advection":
         config.embedder.patch = 16
         config.data.num_samples = 1000
