@@ -1,5 +1,7 @@
 """How fast and how large: our pieces of work next to those of another library.
 
+FA against GeomLoss, its memory by row blocks, training steps of full-size backbones.
+
 python -m recraft_jax.benchmark [--out=FILE] [--only=NAME,...] [--repeats=N]
 
 It prints a table with what was compared, and writes `benchmark.json`: a list with one
@@ -195,17 +197,8 @@ def blocks(
     neither the memory nor the gradient. One call whatever `repeats`: it takes long.
     """
     del repeats
-    code = (
-        "from recraft_jax import benchmark as b; import json; "
-        f"print(json.dumps(b._measure_blocks({sizes!r})))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise errors.RunError(f"{name}: the measuring process failed: {lines[-1]}")
-    got = json.loads(done.stdout.splitlines()[-1])
+    call = f"benchmark._measure_blocks({sizes!r})"
+    got = _in_fresh_process(name, "benchmark", call)
     n, m, d = sizes
     row = _row(name, **{key: got[key] for key in FIELDS if key in got})
     notes = [
@@ -249,10 +242,42 @@ def _measure_blocks(sizes: tuple[int, int, int]) -> dict[str, Any]:
     }
 
 
+def backbone(name: str, *, repeats: int, **settings: Any) -> tuple[Row, list[str]]:
+    """Measure a training step of a full-size backbone, in a process of its own.
+
+    Settings are those of `benchmark_bodies.training_step`.
+    """
+    options = "".join(f", {key}={value!r}" for key, value in settings.items())
+    call = f"benchmark_bodies.training_step({name!r}, {repeats}{options})"
+    got = _in_fresh_process(name, "benchmark_bodies", call)
+    row = _row(name, **{key: got[key] for key in FIELDS if key in got})
+    notes = [
+        f"{name}: training step of embedder, body and head, {got['params']:,} values, "
+        f"random weights, AdamW, {got['sizes']}; no peer",
+        f"  peak resident memory {got['baseline'] / 1e9:.2f} GB after the imports, "
+        f"{got['peak_bytes'] / 1e9:.2f} GB in all",
+    ]
+    return row, notes
+
+
+def _in_fresh_process(name: str, module: str, call: str) -> dict[str, Any]:
+    """Evaluate a call of a module of this package elsewhere, and read its dict."""
+    code = f"from recraft_jax import {module}; import json; print(json.dumps({call}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise errors.RunError(f"{name}: the measuring process failed: {lines[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 PIECES: Mapping[str, Callable[..., tuple[Row, list[str]]]] = {
     "fa_blocks": blocks,
     "fa_distance": functools.partial(alignment, power=1, epsilon=None, tokens=1),
     "fa_half_squared": functools.partial(alignment, power=2, epsilon=0.1, tokens=64),
+    "roberta_base": backbone,
+    "swin_base": backbone,
 }
 
 

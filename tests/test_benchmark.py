@@ -143,6 +143,18 @@ class TestRows:
         assert row["peer"] is None and row["ratio"] is None
         assert "12 x 8 x 5" in notes[0]
 
+    def test_backbone_in_a_process_of_its_own(self):
+        config = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2]}
+        row, notes = benchmark.backbone(
+            "swin_base",
+            repeats=1,
+            config=config | {"window_size": 2},
+            sizes={"x_shape": (6, 6, 1), "image_size": 16, "batch_size": 2},
+        )
+        assert tuple(row) == benchmark.FIELDS
+        assert row["peak_bytes"] > 50e6 and row["compile_cold"] > row["compile_warm"]
+        assert "swin_base: training step" in notes[0]
+
     def test_blocks_that_fail(self):
         with pytest.raises(errors.RunError, match="fa_blocks"):
             benchmark.blocks("fa_blocks", repeats=1, sizes=(0, 8, 5))
