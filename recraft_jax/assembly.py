@@ -126,7 +126,10 @@ def make(
         model.apply,
         target.loss,
         target=phase.Target(
-            x, target.labels["train"], target.num_classes, target.task.kind == "dense"
+            x,
+            target.labels["train"],
+            target.num_classes,
+            is_dense_1d=target.task.kind == "dense" and body.native == "text",
         ),
         fit_steps=config.stage2.num_epochs * epoch_steps,
     )

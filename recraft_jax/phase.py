@@ -17,13 +17,13 @@ class Target(NamedTuple):
       x: standardised training inputs `[n ...]`.
       labels: their classes or clusters `[n]`.
       num_classes: K_t of `labels`.
-      is_dense: whether the task predicts an array rather than a class.
+      is_dense_1d: whether it predicts an array with a text body (a released 1-D task).
     """
 
     x: np.ndarray
     labels: np.ndarray
     num_classes: int
-    is_dense: bool
+    is_dense_1d: bool
 
 
 class Phase(NamedTuple):

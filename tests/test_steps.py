@@ -71,7 +71,7 @@ def config(**changes):
 def align(model, **changes):
     settings = config(**changes)
     labels = np.repeat(np.arange(NUM_CLASSES), 4)
-    target = phases.Target(np.zeros((12, 16, 1)), labels, NUM_CLASSES, is_dense=True)
+    target = phases.Target(np.zeros((12, 16, 1)), labels, NUM_CLASSES, is_dense_1d=True)
     (first, *_) = recraft.phases(
         settings, model.apply, task_losses.relative_l2, target=target, fit_steps=1
     )

@@ -91,7 +91,7 @@ def align_phase(
     num_classes, batch_size = target.num_classes, config.stage1.batch_size
     counts = np.bincount(target.labels, minlength=num_classes)
     per_class = batch_size // np.count_nonzero(counts)
-    is_per_token = config.fld.dense_1d_per_token and target.is_dense
+    is_per_token = config.fld.dense_1d_per_token and target.is_dense_1d
     scale = _batch_count_scale(config, counts, per_class)
     distort = label_distortion.make(
         config.fld, num_classes=num_classes, class_scale=scale["fld"]
