@@ -16,9 +16,19 @@ VARIANTS = ("swin_odd", "dinov2_gated", "vit")
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
 
 
+def jitted(body):
+    """Compile whole functions: op by op takes several times as long."""
+    static = {"static_argnames": "grid"} if "window_size" in body.config else {}
+    return body._replace(
+        embed=jax.jit(body.embed), encode=jax.jit(body.encode, **static)
+    )
+
+
 @pytest.fixture(scope="module")
 def bodies():
-    return {name: pretrained.load(GOLDEN / name) for name in (*FOLDERS, *VARIANTS)}
+    return {
+        name: jitted(pretrained.load(GOLDEN / name)) for name in (*FOLDERS, *VARIANTS)
+    }
 
 
 def golden(name):
@@ -82,7 +92,7 @@ def test_roberta_counts_positions_without_padding():
     assert body.positions == 20 - 2
 
 
-@pytest.mark.parametrize("name", ("roberta", "swin", "swin_odd", "dinov2_gated"))
+@pytest.mark.parametrize("name", ("roberta", "swin_odd", "dinov2_gated"))
 def test_gradient_equals_finite_differences(bodies, name):
     """Along random directions, of a scalar of the output, in tokens and parameters."""
     body = bodies[name]
@@ -110,10 +120,10 @@ def test_gradient_equals_finite_differences(bodies, name):
     assert difference == pytest.approx(float(dot), rel=1e-2)
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", ("roberta", "swin", "dinov2"))
 def test_bfloat16_stays_within_two_percent(bodies, name):
     body = bodies[name]
-    half = pretrained.load(GOLDEN / name, dtype=jnp.bfloat16)
+    half = jitted(pretrained.load(GOLDEN / name, dtype=jnp.bfloat16))
     inputs = native(golden(name))
     exact = body.encode(body.params, body.embed(body.params, inputs))
     found = half.encode(half.params, half.embed(half.params, inputs))
@@ -122,7 +132,7 @@ def test_bfloat16_stays_within_two_percent(bodies, name):
     assert error < 0.02 * np.linalg.norm(exact)
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", ("roberta", "swin", "dinov2"))
 def test_random_weights_have_the_shapes_and_not_the_values(bodies, name):
     body = bodies[name]
     fresh = pretrained.load(GOLDEN / name, random_key=jax.random.key(3))
