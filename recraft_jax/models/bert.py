@@ -158,6 +158,7 @@ def build(full: Mapping[str, Any], dtype: Any, rows_of, *, first_row: int) -> bo
     """
     width, eps = full["hidden_size"], full["layer_norm_eps"]
     positions = full["max_position_embeddings"] - first_row
+    body.check_heads(width, full["num_attention_heads"])
     embeddings = Embeddings(
         vocab_size=full["vocab_size"],
         max_positions=full["max_position_embeddings"],

@@ -138,7 +138,7 @@ def check_config(
     """Fill a config.json with the family's defaults.
 
     Raises:
-      InputError: a size is missing, or an activation is not the erf GELU.
+      InputError: a size is missing or no size, or an activation is not the erf GELU.
     """
     missing = [name for name in needed if name not in config]
     if missing:
@@ -148,4 +148,28 @@ def check_config(
         raise errors.InputError(
             f"config.json: hidden_act = {full['hidden_act']!r}; allowed: gelu"
         )
+    for name in needed:
+        sizes = full[name] if isinstance(full[name], (list, tuple)) else [full[name]]
+        if not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise errors.InputError(
+                f"config.json: {name} = {full[name]!r}; allowed: 1, 2, ..."
+            )
     return full
+
+
+def check_heads(width: int, num_heads: int) -> None:
+    """Refuse attention heads that do not share the width evenly."""
+    if width % num_heads:
+        raise errors.InputError(
+            f"config.json: {num_heads} attention heads on a width of {width}; "
+            "allowed: a divisor of the width"
+        )
+
+
+def check_squares(patch, size) -> None:
+    """Refuse patches and images that are not squares, given by one number."""
+    if not all(isinstance(n, int) for n in (patch, size)) or not 1 <= patch <= size:
+        raise errors.InputError(
+            f"config.json: patch_size = {patch}, image_size = {size}; allowed: squares,"
+            " given by one number, the image no smaller than a patch"
+        )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
@@ -45,7 +46,7 @@ def flatten_patch(weight: np.ndarray) -> np.ndarray:
 
 def rows(table: np.ndarray) -> np.ndarray:
     """Take the leading axis of one off a table `[1 l d]`."""
-    return table[0]
+    return table.squeeze(0)
 
 
 def dense(source: str, target: str) -> tuple[Rule, Rule]:
@@ -83,11 +84,12 @@ def apply_table(
       Parameters by path, and the sorted names of ignored tensors.
 
     Raises:
-      InputError: a tensor without a rule, a parameter left empty, or a wrong shape.
+      InputError: a tensor without a rule or for the same place as another, a parameter
+        left empty, or a wrong shape or type.
     """
     found: dict[str, dict[int, np.ndarray]] = {}
     stacked: set[str] = set()
-    ignored, unknown = [], []
+    ignored, unknown, problems = [], [], []
     for name, tensor in tensors.items():
         hits = [(r, m) for r in table if (m := re.fullmatch(r.source, name))]
         if len(hits) != 1:
@@ -101,8 +103,16 @@ def apply_table(
         layer = match.groupdict().get("layer")
         if layer is not None:
             stacked.add(target)
-        found.setdefault(target, {})[int(layer or 0)] = rule.transform(tensor)
-    problems = []
+        if not jnp.issubdtype(tensor.dtype, jnp.floating):
+            problems.append(f"{name} is {tensor.dtype}, wanted a float")
+        try:
+            value = rule.transform(tensor)
+        except ValueError:
+            problems.append(f"{name} is {tensor.shape}, an impossible shape")
+            continue
+        layers = found.setdefault(target, {})
+        if layers.setdefault(int(layer or 0), value) is not value:
+            problems.append(f"{name} fills {target} a second time")
     params = {}
     for path, layers in found.items():
         if path not in like:

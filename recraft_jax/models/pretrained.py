@@ -9,6 +9,7 @@ import functools
 import json
 import pathlib
 import re
+import shlex
 from typing import Any
 
 import jax
@@ -99,7 +100,7 @@ def load(
     else:
         params = jax.device_get(jax.jit(made.init)(random_key))
     name = config.get("name") or pathlib.PurePath(name_or_folder).name
-    return made._replace(params=params, name=name, **_pixel_scale(folder))
+    return made._replace(params=params, name=name, **_pixel_scale(folder, made))
 
 
 def find(
@@ -135,26 +136,29 @@ def _from_hub(name: str, revision: str | None) -> pathlib.Path:
     from transformers.utils import hub  # slow to import, and seldom needed
 
     def get(file, **options):
-        return hub.cached_file(name, file, revision=revision, **options)
+        try:
+            return hub.cached_file(name, file, revision=revision, **options)
+        except OSError as error:
+            reason = " ".join(str(error).split())
+            if hub.is_offline_mode():
+                reason = f"HF_HUB_OFFLINE is set, and the cache lacks its {file}"
+            of = f" of revision {revision!r}" if revision else ""
+            raise errors.InputError(
+                f"backbone {name!r}{of}: no such folder here, and the model hub did "
+                f"not give it: {reason}"
+            ) from None
 
     optional = {
         "_raise_exceptions_for_missing_entries": False,
         "_raise_exceptions_for_connection_errors": False,
     }
-    try:
-        config = pathlib.Path(get("config.json"))
-        if get("model.safetensors", **optional) is None:
-            index = get("model.safetensors.index.json", **optional)
-            for part in _parts(pathlib.Path(index)) if index else ():
-                get(part)
-        for file in _OTHER_FILES:
-            get(file, **optional)
-    except OSError as error:
-        reason = " ".join(str(error).split())
-        raise errors.InputError(
-            f"backbone {name!r}: no such folder here, and the model hub did not give "
-            f"it: {reason}"
-        ) from None
+    config = pathlib.Path(get("config.json"))
+    if get("model.safetensors", **optional) is None:
+        index = get("model.safetensors.index.json", **optional)
+        for part in _parts(pathlib.Path(index)) if index else ():
+            get(part)
+    for file in _OTHER_FILES:
+        get(file, **optional)
     return config.parent
 
 
@@ -171,33 +175,44 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
     return config
 
 
-def _pixel_scale(folder: pathlib.Path) -> dict[str, tuple[float, ...]]:
+def _pixel_scale(folder: pathlib.Path, made: Body) -> dict[str, tuple[float, ...]]:
     """Mean and deviation of pixels where the checkpoint has its own."""
     path = folder / "preprocessor_config.json"
-    if not path.is_file():
+    if made.native != "image" or not path.is_file():
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         pairs = {"pixel_mean": "image_mean", "pixel_std": "image_std"}
-        return {
+        scale = {
             ours: tuple(map(float, found[theirs]))
             for ours, theirs in pairs.items()
-            if theirs in found
+            if found.get(theirs) is not None
         }
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise errors.InputError(f"cannot read {path}: {error}") from None
+    channels = made.config["num_channels"]
+    is_fit = all(len(numbers) == channels for numbers in scale.values())
+    if not is_fit or min(scale.get("pixel_std", (1.0,))) <= 0:
+        raise errors.InputError(
+            f"{path}: {scale}; allowed: {channels} numbers each, deviations above 0"
+        )
+    return scale
 
 
 def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if not whole.is_file() and not index.is_file():
-        pickles = sorted(folder.glob("*.bin"))
+        pickles = sorted(folder.glob("pytorch_model*.bin"))
         if pickles:
+            quoted = json.dumps(str(folder), ensure_ascii=False)
+            code = (
+                f"import transformers as t; f = {quoted}; "
+                "t.AutoModel.from_pretrained(f).save_pretrained(f)"
+            )
             raise errors.InputError(
                 f"{folder} holds {pickles[0].name}, a pickle, which is never loaded; "
                 "allowed: model.safetensors. To convert, where torch is installed: "
-                'python -c "import transformers as t; m = t.AutoModel.from_pretrained('
-                f"'{folder}'); m.save_pretrained('{folder}')\""
+                f"python -c {shlex.quote(code)}"
             )
         raise errors.InputError(f"{folder} holds no model.safetensors")
     parts = [whole.name] if whole.is_file() else _parts(index)
@@ -211,7 +226,7 @@ def _parts(index: pathlib.Path) -> list[str]:
     """Files of a checkpoint in parts."""
     try:
         return sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise errors.InputError(f"cannot read {index}: {error}") from None
 
 
@@ -224,7 +239,11 @@ def _read_part(path: pathlib.Path) -> dict[str, np.ndarray]:
                     "file itself (git lfs pull)"
                 )
         return safetensors.numpy.load_file(path)
-    except (OSError, safetensors.SafetensorError, KeyError) as error:
+    except (AttributeError, TypeError) as error:  # NumPy and JAX lack the type
+        raise errors.InputError(
+            f"cannot read {path}: {error}; allowed: float32, float16, bfloat16"
+        ) from None
+    except (OSError, safetensors.SafetensorError) as error:
         raise errors.InputError(
             f"cannot read {path} ({path.stat().st_size if path.is_file() else 0} "
             f"bytes): {error}; half a download? Fetch it again"

@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from recraft_jax import errors
 from recraft_jax.models import bert, body
 
 DEFAULTS = {"layer_norm_eps": 1e-5, "type_vocab_size": 1, "pad_token_id": 1}
@@ -26,7 +27,12 @@ def position_rows(ids: Int[Array, "b l"], pad: int) -> Int[Array, "b l"]:
 def make(config: Mapping[str, Any], dtype: Any) -> body.Body:
     """Build a RoBERTa without weights from its config.json; arguments as `bert`."""
     full = body.check_config(config, DEFAULTS, bert.SIZES)
-    pad = full["pad_token_id"]
+    pad, rows = full["pad_token_id"], full["max_position_embeddings"]
+    if not isinstance(pad, int) or not 0 <= pad < rows - 1:
+        raise errors.InputError(
+            f"config.json: pad_token_id = {pad}; allowed: 0 to {rows - 2}, so that "
+            f"max_position_embeddings = {rows} leaves positions for tokens"
+        )
     return bert.build(
         full, dtype, lambda ids: position_rows(ids, pad), first_row=pad + 1
     )

@@ -267,18 +267,27 @@ def make(
     """
     full = body.check_config(config, DEFAULTS, SIZES)
     width, patch, size = full["embed_dim"], full["patch_size"], full["image_size"]
-    channels, depths = full["num_channels"], tuple(full["depths"])
-    if not isinstance(patch, int) or not isinstance(size, int):
+    channels, depths, heads = (full[k] for k in ("num_channels", "depths", "num_heads"))
+    body.check_squares(patch, size)
+    if np.ndim(depths) != 1 or np.shape(depths) != np.shape(heads) or not depths:
         raise errors.InputError(
-            f"config.json: patch_size = {patch}, image_size = {size}; allowed: squares,"
-            " given by one number"
+            f"config.json: depths = {depths}, num_heads = {heads}; allowed: lists of "
+            "equal length, a number per stage"
         )
     stages = range(len(depths))
+    for stage in stages:
+        body.check_heads(width * 2**stage, heads[stage])
+    stride = patch * 2 ** (len(depths) - 1)
+    if has_decoder and full["encoder_stride"] != stride:
+        raise errors.InputError(
+            f"config.json: encoder_stride = {full['encoder_stride']}; allowed with a "
+            f"decoder: {stride}, the side of what a hidden state stands for"
+        )
     side = size // patch if full["use_absolute_embeddings"] else 0
     embeddings = Embeddings(width, patch, side, dtype)
     blocks = tuple(
         {
-            "num_heads": full["num_heads"][stage],
+            "num_heads": heads[stage],
             "hidden": int(full["mlp_ratio"] * width * 2**stage),
             "window": full["window_size"],
             "norm_eps": full["layer_norm_eps"],
@@ -287,7 +296,7 @@ def make(
         }
         for stage in stages
     )
-    encoder = Encoder(depths, blocks, full["layer_norm_eps"], dtype)
+    encoder = Encoder(tuple(depths), blocks, full["layer_norm_eps"], dtype)
     hidden_width = width * 2 ** (len(depths) - 1)
     decoder = Decoder(full["encoder_stride"], channels, dtype)
 
@@ -331,7 +340,7 @@ def make(
             **body.init(encoder, second, "encoder", tokens, (1, 1)),
         }
         if has_decoder:
-            hidden, stride = jnp.zeros((1, 1, hidden_width)), full["encoder_stride"]
+            hidden = jnp.zeros((1, 1, hidden_width))
             leaves |= body.init(decoder, third, "decoder", hidden, (stride, stride))
         return body.redraw(leaves, full["initializer_range"], fourth)
 
@@ -348,6 +357,6 @@ def make(
         hidden_width=hidden_width,
         norm_eps=_EMBED_EPS,
         patch=patch,
-        stride=patch * 2 ** (len(depths) - 1),
+        stride=stride,
         image_size=size,
     )

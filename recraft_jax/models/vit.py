@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from recraft_jax import errors
 from recraft_jax.models import body, convert, layers, patches
 
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads")
@@ -222,11 +221,8 @@ def make_dinov2(config: Mapping[str, Any], dtype: Any) -> body.Body:
 def _build(full: Mapping[str, Any], hidden: int, gain, dtype: Any) -> body.Body:
     width, patch, size = full["hidden_size"], full["patch_size"], full["image_size"]
     channels, eps = full["num_channels"], full["layer_norm_eps"]
-    if not isinstance(patch, int) or not isinstance(size, int):
-        raise errors.InputError(
-            f"config.json: patch_size = {patch}, image_size = {size}; allowed: squares,"
-            " given by one number"
-        )
+    body.check_squares(patch, size)
+    body.check_heads(width, full["num_attention_heads"])
     embeddings = Embeddings(width, patch, size // patch, dtype)
     layer = {
         "num_heads": full["num_attention_heads"],
