@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from recraft_jax import tree
+from recraft_jax import errors, tree
 from recraft_jax.models import body, convert, layers
 
 DEFAULTS = {"layer_norm_eps": 1e-12, "type_vocab_size": 2}
@@ -159,6 +159,11 @@ def build(full: Mapping[str, Any], dtype: Any, rows_of, *, first_row: int) -> bo
     width, eps = full["hidden_size"], full["layer_norm_eps"]
     positions = full["max_position_embeddings"] - first_row
     body.check_heads(width, full["num_attention_heads"])
+    kind = full.get("position_embedding_type", "absolute")
+    if kind != "absolute":
+        raise errors.InputError(
+            f"config.json: position_embedding_type = {kind!r}; allowed: absolute"
+        )
     embeddings = Embeddings(
         vocab_size=full["vocab_size"],
         max_positions=full["max_position_embeddings"],

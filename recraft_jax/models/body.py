@@ -166,10 +166,21 @@ def check_heads(width: int, num_heads: int) -> None:
         )
 
 
-def check_squares(patch, size) -> None:
-    """Refuse patches and images that are not squares, given by one number."""
-    if not all(isinstance(n, int) for n in (patch, size)) or not 1 <= patch <= size:
-        raise errors.InputError(
-            f"config.json: patch_size = {patch}, image_size = {size}; allowed: squares,"
-            " given by one number, the image no smaller than a patch"
+def squares(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Sides of the patches and images of a config, which must be squares."""
+    sides = []
+    for name in ("patch_size", "image_size"):
+        both = (
+            config[name] if isinstance(config[name], (list, tuple)) else [config[name]]
         )
+        if not all(isinstance(n, int) and n > 0 for n in both) or len(set(both)) != 1:
+            raise errors.InputError(
+                f"config.json: {name} = {config[name]}; allowed: the side of a square"
+            )
+        sides.append(both[0])
+    if sides[0] > sides[1]:
+        raise errors.InputError(
+            f"config.json: patch_size = {sides[0]}; allowed: up to image_size, "
+            f"{sides[1]}"
+        )
+    return sides[0], sides[1]

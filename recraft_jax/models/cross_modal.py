@@ -112,6 +112,13 @@ def make(
     else:
         top = embedders.DenseHead(patch, tuple(y_shape), head)
     prefix = body.num_prefix
+    has_decoder = (
+        y_shape is not None
+        and head == "pool"
+        and body.decode is not None
+        and body.config["encoder_stride"] == body.stride
+        and body.config["num_channels"] == embedders.RGB
+    )
 
     def parts(params, x):
         tokens = bodies.apply(embedder, params, "embedder", x)
@@ -140,7 +147,7 @@ def make(
 
     def initial(key):
         params = draw(key) | tree.prefixed(lent, "embedder") | encoder
-        if head == "pool" and body.decode and y_shape is not None:
+        if has_decoder:
             params |= tree.prefixed(tree.under(body.params, "decoder"), "head")
         return {path: jnp.asarray(leaf) for path, leaf in params.items()}
 

@@ -23,7 +23,7 @@ from recraft_jax.models import layers, patches
 
 INITS = ("pretrained", "xavier", "normal")
 HEADS = ("linear", "pool")
-_RGB = 3
+RGB = 3
 
 
 def stack_factor(length: int, max_tokens: int) -> int:
@@ -41,13 +41,14 @@ def conv_init(kind: str, patch_points: int):
     """Initialiser of a patch map `[points c, d]`, as if it were a convolution.
 
     Args:
-      kind: `normal` is a normal of deviation 0.02 cut at two deviations; `xavier` and
+      kind: `normal` is a normal of deviation 0.02 (PyTorch's `trunc_normal_` cuts at a
+        hundred deviations, which is not at all); `xavier` and
         `pretrained` (what a backbone does not lend) Xavier-uniform with gain sqrt(2),
         whose fans count the points of a patch on both sides.
       patch_points: points of a patch.
     """
     if kind == "normal":
-        return nn.initializers.truncated_normal(0.02)
+        return nn.initializers.normal(0.02)
 
     def init(key, shape, dtype=jnp.float32):
         fans = shape[0] + patch_points * shape[1]
@@ -137,7 +138,7 @@ class ImageHead(nn.Module):
     def __call__(self, hidden: Float[Array, "b l e"]) -> Float[Array, "b ..."]:
         """Predict `[b *shape]`, channels last."""
         *spatial, channels = self.shape
-        decoded = channels if self.kind == "linear" else _RGB
+        decoded = channels if self.kind == "linear" else RGB
         values = _dense(self.stride**2 * decoded)(hidden)
         square = (self.image_size, self.image_size, decoded)
         image = patches.shuffle(values, self.stride, square)

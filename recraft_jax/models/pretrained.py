@@ -50,7 +50,7 @@ _OTHER_FILES = (
     *("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"),
     "preprocessor_config.json",
 )
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def load(
@@ -203,18 +203,17 @@ def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if not whole.is_file() and not index.is_file():
         pickles = sorted(folder.glob("pytorch_model*.bin"))
-        if pickles:
-            quoted = json.dumps(str(folder), ensure_ascii=False)
-            code = (
-                f"import transformers as t; f = {quoted}; "
-                "t.AutoModel.from_pretrained(f).save_pretrained(f)"
-            )
-            raise errors.InputError(
-                f"{folder} holds {pickles[0].name}, a pickle, which is never loaded; "
-                "allowed: model.safetensors. To convert, where torch is installed: "
-                f"python -c {shlex.quote(code)}"
-            )
-        raise errors.InputError(f"{folder} holds no model.safetensors")
+        found = f"holds {pickles[0].name}, a pickle" if pickles else "may be in pickles"
+        quoted = json.dumps(str(folder), ensure_ascii=False)
+        code = (
+            f"import transformers as t; f = {quoted}; "
+            "t.AutoModel.from_pretrained(f).save_pretrained(f)"
+        )
+        raise errors.InputError(
+            f"{folder} has no model.safetensors and {found}, which is never loaded; "
+            "allowed: model.safetensors. To convert pytorch_model.bin, where torch is "
+            f"installed: python -c {shlex.quote(code)}"
+        )
     parts = [whole.name] if whole.is_file() else _parts(index)
     tensors = {}
     for part in parts:

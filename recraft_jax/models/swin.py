@@ -266,9 +266,9 @@ def make(
       has_decoder: with the decoder for masked images.
     """
     full = body.check_config(config, DEFAULTS, SIZES)
-    width, patch, size = full["embed_dim"], full["patch_size"], full["image_size"]
-    channels, depths, heads = (full[k] for k in ("num_channels", "depths", "num_heads"))
-    body.check_squares(patch, size)
+    width, channels = full["embed_dim"], full["num_channels"]
+    depths, heads = full["depths"], full["num_heads"]
+    patch, size = body.squares(full)
     if np.ndim(depths) != 1 or np.shape(depths) != np.shape(heads) or not depths:
         raise errors.InputError(
             f"config.json: depths = {depths}, num_heads = {heads}; allowed: lists of "
@@ -278,11 +278,6 @@ def make(
     for stage in stages:
         body.check_heads(width * 2**stage, heads[stage])
     stride = patch * 2 ** (len(depths) - 1)
-    if has_decoder and full["encoder_stride"] != stride:
-        raise errors.InputError(
-            f"config.json: encoder_stride = {full['encoder_stride']}; allowed with a "
-            f"decoder: {stride}, the side of what a hidden state stands for"
-        )
     side = size // patch if full["use_absolute_embeddings"] else 0
     embeddings = Embeddings(width, patch, side, dtype)
     blocks = tuple(
@@ -341,7 +336,8 @@ def make(
         }
         if has_decoder:
             hidden = jnp.zeros((1, 1, hidden_width))
-            leaves |= body.init(decoder, third, "decoder", hidden, (stride, stride))
+            square = (full["encoder_stride"],) * 2
+            leaves |= body.init(decoder, third, "decoder", hidden, square)
         return body.redraw(leaves, full["initializer_range"], fourth)
 
     return body.Body(

@@ -219,9 +219,9 @@ def make_dinov2(config: Mapping[str, Any], dtype: Any) -> body.Body:
 
 
 def _build(full: Mapping[str, Any], hidden: int, gain, dtype: Any) -> body.Body:
-    width, patch, size = full["hidden_size"], full["patch_size"], full["image_size"]
-    channels, eps = full["num_channels"], full["layer_norm_eps"]
-    body.check_squares(patch, size)
+    width, channels = full["hidden_size"], full["num_channels"]
+    eps = full["layer_norm_eps"]
+    patch, size = body.squares(full)
     body.check_heads(width, full["num_attention_heads"])
     embeddings = Embeddings(width, patch, size // patch, dtype)
     layer = {
