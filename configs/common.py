@@ -99,6 +99,7 @@ def base(choice: dict) -> ml_collections.ConfigDict:
             "split_seed": 0,
             "scale_x": "channel",  # standardisation: channel, point or none
             "scale_y": "channel",
+            "pos_weight": 1.0,  # of labels that are on, in multi-label losses
             "num_samples": 0,  # of generated tasks: training and validation
             "num_test": 0,
             "num_points": 0,

@@ -11,7 +11,7 @@ import ml_collections
 
 from configs import common
 
-TASKS = {"dense": "advection", "classes": "waves"}
+TASKS = {"dense": "advection", "classes": "waves", "labels": "tones"}
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

@@ -1,8 +1,9 @@
 """Trivial and linear baselines on the same split as the method.
 
-`mean`: the training mean (dense) or the majority class. `persistence`: the input
-itself, where input and target have one shape. `linear`: ridge or logistic regression on
-the flattened input, its strength chosen on the validation split.
+`mean`: the training mean (dense), the majority class, or how often each label is on.
+`persistence`: the input itself, where input and target have one shape. `linear`: ridge
+or logistic regression on the flattened input, one for each label, its strength chosen
+on the validation split.
 """
 
 from collections.abc import Callable
@@ -26,12 +27,12 @@ def scores(task: tasks.Task) -> dict[str, float]:
         return metric.finish(metric.update(pred, y, np.ones(len(y), bool)))
 
     train, test = task.splits["train"], task.splits["test"]
-    fit = _ridge if task.kind == "dense" else _logistic
+    fit = {"dense": _ridge, "classification": _logistic, "multilabel": _per_label}
     found = {"mean": score(_mean(task, len(test["x"])), "test")}
     if task.kind == "dense" and test["x"].shape == test["y"].shape:
         found["persistence"] = score(test["x"], "test")
-    if task.kind == "dense" or len(np.unique(train["y"])) > 1:
-        found["linear"] = score(fit(task, score), "test")
+    if task.kind != "classification" or len(np.unique(train["y"])) > 1:
+        found["linear"] = score(fit[task.kind](task, score), "test")
     else:
         found["linear"] = found["mean"]
     return found
@@ -42,6 +43,11 @@ def _mean(task: tasks.Task, num: int) -> np.ndarray:
     if task.kind == "dense":
         mean = y.mean(0, keepdims=True, dtype=np.float64).astype(np.float32)
         return np.repeat(mean, num, axis=0)
+    if task.kind == "multilabel":
+        share = y.mean(0, keepdims=True, dtype=np.float64)
+        with np.errstate(divide="ignore"):  # constant labels get an infinite logit
+            logits = np.log(share) - np.log(1 - share)
+        return np.repeat(logits.astype(np.float32), num, axis=0)
     counts = np.bincount(y, minlength=task.num_classes)
     return np.repeat(counts[None].astype(np.float32), num, axis=0)
 
@@ -68,10 +74,7 @@ def _ridge(task: tasks.Task, score: Callable[[np.ndarray, str], float]) -> np.nd
 
 
 def _logistic(task: tasks.Task, score) -> np.ndarray:
-    flat = {s: a["x"].reshape(len(a["x"]), -1) for s, a in task.splits.items()}
-    flat = {s: x.astype(np.float64) for s, x in flat.items()}  # constants: std is 0
-    mean, std = flat["train"].mean(0), flat["train"].std(0)
-    flat = {s: (x - mean) / np.where(std > 0, std, 1) for s, x in flat.items()}
+    flat = _standardised(task)
 
     def predict(strength: float, split: str) -> np.ndarray:
         model = sklearn.linear_model.LogisticRegression(C=strength, max_iter=500)
@@ -82,3 +85,26 @@ def _logistic(task: tasks.Task, score) -> np.ndarray:
 
     best = min(LOGISTIC_CS, key=lambda strength: score(predict(strength, "val"), "val"))
     return predict(best, "test")
+
+
+def _per_label(task: tasks.Task, score) -> np.ndarray:
+    """One logistic regression a label; a label constant in training stays constant."""
+    flat, y = _standardised(task), task.splits["train"]["y"]
+
+    def predict(strength: float, split: str) -> np.ndarray:
+        logits = _mean(task, len(flat[split]))
+        for label in np.flatnonzero(y.min(0) != y.max(0)):
+            model = sklearn.linear_model.LogisticRegression(C=strength, max_iter=500)
+            model.fit(flat["train"], y[:, label])
+            logits[:, label] = model.decision_function(flat[split])
+        return logits
+
+    best = min(LOGISTIC_CS, key=lambda strength: score(predict(strength, "val"), "val"))
+    return predict(best, "test")
+
+
+def _standardised(task: tasks.Task) -> dict[str, np.ndarray]:
+    flat = {s: a["x"].reshape(len(a["x"]), -1) for s, a in task.splits.items()}
+    flat = {s: x.astype(np.float64) for s, x in flat.items()}  # constants: std is 0
+    mean, std = flat["train"].mean(0), flat["train"].std(0)
+    return {s: (x - mean) / np.where(std > 0, std, 1) for s, x in flat.items()}

@@ -1,5 +1,6 @@
 """From a config to the parts of a run: data, model, source."""
 
+import functools
 import io
 import json
 import pathlib
@@ -70,6 +71,10 @@ def target(config: ml_collections.ConfigDict) -> Target:
     else:
         num_classes, loss = config.fld.num_clusters, task_losses.relative_l2
         labels = pseudo_labels.fit(targets, num_classes, config.data.split_seed)
+    if task.kind == "multilabel":
+        loss = functools.partial(
+            task_losses.binary_cross_entropy, pos_weight=config.data.pos_weight
+        )
     metric = metrics.METRICS[task.metric]
     return Target(task, inputs, labels, num_classes, metric, loss)
 
@@ -108,9 +113,20 @@ def load_task(config: ml_collections.ConfigDict) -> tasks.Task:
             data.noise,
             data.seed,
         )
+    elif config.task == "tones":
+        kind, metric, num_classes = "multilabel", "label_error", 4
+        arrays = generators.tones(
+            data.num_samples,
+            data.num_test,
+            data.num_points,
+            num_classes,
+            data.noise,
+            data.seed,
+        )
     else:
         raise errors.InputError(
-            f"task {config.task!r}; allowed: darcy16, advection, spoken_digits, waves"
+            f"task {config.task!r}; allowed: darcy16, advection, spoken_digits, waves, "
+            "tones"
         )
     return tasks.split_task(
         config.task,
@@ -143,7 +159,7 @@ def is_random(config: ml_collections.ConfigDict) -> bool:
 def model(
     config: ml_collections.ConfigDict, task: tasks.Task, body: bodies.Body
 ) -> cross_modal.CrossModal:
-    """Join embedder, body and head; predictions are in the units of the targets."""
+    """Join embedder, body and head; dense predictions are in units of the targets."""
     train = task.splits["train"]
     is_dense = task.kind == "dense"
     made = cross_modal.make(

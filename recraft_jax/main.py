@@ -153,6 +153,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         section, name = path.split(".")
         if not 0 < config[section][name] < 1:
             _refuse(config, path, "above 0 and below 1")
+    if not 0 < config.data.pos_weight < float("inf"):
+        _refuse(config, "data.pos_weight", "above 0 and finite")
     for path, allowed in CHOICES.items():
         section, name = path.split(".")
         if config[section][name] not in allowed:

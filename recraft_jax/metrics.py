@@ -42,6 +42,19 @@ def error_update(
     return {"sum": jnp.sum(jnp.where(mask, wrong, 0)), "count": jnp.sum(mask)}
 
 
+def label_error_update(
+    pred: Float[ArrayLike, "b k"],
+    y: Float[ArrayLike, "b k"],
+    mask: Bool[ArrayLike, " b"],
+) -> dict[str, Array]:
+    """Sum the share of wrong labels over samples; a logit above 0 says the label is on.
+
+    All samples have k labels, so the mean is the share of wrong labels of the split.
+    """
+    wrong = jnp.mean((pred > 0) != (y > 0), axis=1)
+    return {"sum": jnp.sum(jnp.where(mask, wrong, 0.0)), "count": jnp.sum(mask)}
+
+
 def mean(sums: Mapping[str, ArrayLike]) -> float:
     """Divide the sum by the count."""
     return float(sums["sum"]) / float(sums["count"])
@@ -50,4 +63,5 @@ def mean(sums: Mapping[str, ArrayLike]) -> float:
 METRICS = {
     "nrmse": Metric(nrmse_update, mean),
     "error": Metric(error_update, mean),
+    "label_error": Metric(label_error_update, mean),
 }

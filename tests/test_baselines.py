@@ -191,3 +191,64 @@ def test_linear_with_one_class_in_train_is_the_majority():
     counts = {"train": (0, 6), "val": (2, 2), "test": (3, 1)}
     found = baselines.scores(classification(blobs(CENTERS[:2], counts), 2))
     assert found == {"mean": 0.75, "linear": 0.75}
+
+
+def multilabel(splits):
+    return tasks.Task("t", "multilabel", "label_error", splits, 3)
+
+
+def label_splits(flip=0.0, seed=0):
+    """Labels by the signs of two inputs; the third is constant in training."""
+    rng = np.random.default_rng(seed)
+    splits = {}
+    for split, num in (("train", 40), ("val", 60), ("test", 50)):
+        x = rng.normal(size=(num, 12)).astype(np.float32)
+        y = np.zeros((num, 3), np.float32)
+        y[:, :2] = (x[:, :2] > 0) != (rng.random((num, 2)) < flip)
+        y[:, 2] = 1.0 if split == "train" else rng.random(num) < 0.5
+        splits[split] = {"x": x[..., None], "y": y}
+    return splits
+
+
+def test_mean_of_labels_is_how_often_they_are_on():
+    splits = label_splits()
+    train, test = splits["train"]["y"], splits["test"]["y"]
+    found = baselines.scores(multilabel(splits))
+    assert set(found) == {"mean", "linear"}
+    want = np.mean((train.mean(0) > 0.5) != test)
+    assert found["mean"] == pytest.approx(want)
+    logits = baselines._mean(multilabel(splits), 1)[0]
+    share = train.mean(0, dtype=np.float64)[:2]
+    np.testing.assert_allclose(logits[:2], np.log(share / (1 - share)), rtol=1e-5)
+    assert logits[2] == np.inf
+
+
+def test_linear_of_labels_is_sklearns_with_one_strength_for_all():
+    splits = label_splits(flip=0.25)
+    x = splits["train"]["x"][..., 0].astype(np.float64)
+    mean, std = x.mean(0), x.std(0)
+    want = {"val": [], "test": []}
+    for strength in baselines.LOGISTIC_CS:
+        models = [
+            sklearn.linear_model.LogisticRegression(C=strength, max_iter=500).fit(
+                (x - mean) / std, splits["train"]["y"][:, label]
+            )
+            for label in range(2)
+        ]
+        for split, values in want.items():
+            arrays = splits[split]
+            inputs = (arrays["x"][..., 0] - mean) / std
+            pred = [model.predict(inputs) for model in models]
+            pred = np.stack([*pred, np.ones(len(inputs))], axis=1)
+            values.append(np.mean(pred != arrays["y"]))
+    chosen = want["test"][np.argmin(want["val"])]
+    assert len(set(want["test"])) > 1 and chosen < 0.5
+    assert baselines.scores(multilabel(splits))["linear"] == pytest.approx(chosen)
+
+
+def test_labels_all_constant_in_training_stay_so():
+    splits = label_splits()
+    splits["train"]["y"][:] = [1.0, 0.0, 1.0]
+    found = baselines.scores(multilabel(splits))
+    want = np.mean(splits["test"]["y"] != [1, 0, 1])
+    assert found == {"mean": pytest.approx(want), "linear": pytest.approx(want)}

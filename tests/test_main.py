@@ -94,6 +94,14 @@ BAD = {
         [f"--config={PDE}", "--config.data.val_frac=1.0"],
         "data.val_frac = 1.0; allowed: above 0 and below 1",
     ),
+    "labels of no weight": (
+        [f"--config={SMOKE}:labels", "--config.data.pos_weight=0"],
+        "data.pos_weight = 0.0; allowed: above 0 and finite",
+    ),
+    "labels of weight NaN": (
+        [f"--config={SMOKE}:labels", "--config.data.pos_weight=nan"],
+        "data.pos_weight = nan; allowed: above 0 and finite",
+    ),
     "no stage 1": (
         [f"--config={PDE}", "--config.fa.omega=0", "--config.fld.weight=0"],
         "has no stage 1",
@@ -151,7 +159,7 @@ LATE = {
     ),
     "patch": ({"embedder.patch": 99}, "embedder.patch = 99; allowed: 1 to 32"),
     "optimiser": ({"stage2.optim.name": "lion"}, "'lion'; allowed: adamw, adam, sgd"),
-    "source": ({"source.name": "treck"}, "'treck'; allowed: trec6, table"),
+    "source": ({"source.name": "treck"}, "source.name = 'treck'; allowed for backbone"),
     "no source file": ({"source.path": "/nowhere/x.tsv"}, "/nowhere/x.tsv"),
 }
 

@@ -7,6 +7,7 @@ from recraft_jax import metrics
 
 NRMSE = metrics.METRICS["nrmse"]
 ERROR = metrics.METRICS["error"]
+LABEL_ERROR = metrics.METRICS["label_error"]
 
 
 def whole(num):
@@ -17,6 +18,8 @@ def example(name, num=7):
     rng = np.random.default_rng(0)
     if name == "error":
         return rng.normal(size=(num, 3)), rng.integers(3, size=num, dtype=np.int32)
+    if name == "label_error":
+        return rng.normal(size=(num, 3)), rng.integers(2, size=(num, 3)) * 1.0
     return rng.normal(size=(num, 4, 2)), rng.normal(size=(num, 4, 2))
 
 
@@ -66,6 +69,14 @@ def test_error_counts_wrong_argmax():
 def test_error_allows_logits_of_minus_infinity():
     logits = np.float32([[-np.inf, 0.0], [-1.0, -np.inf]])
     assert ERROR.finish(ERROR.update(logits, np.int32([1, 1]), whole(2))) == 0.5
+
+
+def test_label_error_is_the_share_of_wrong_labels():
+    logits = np.float32([[2, -1, 3, -4], [-np.inf, np.inf, 0, 0.1]])
+    y = np.float32([[1, 1, 1, 0], [0, 0, 0, 0]])  # wrong: one, then two
+    sums = LABEL_ERROR.update(logits, y, whole(2))
+    assert LABEL_ERROR.finish(sums) == 3 / 8
+    assert LABEL_ERROR.finish(LABEL_ERROR.update(logits, 1 - y, whole(2))) == 5 / 8
 
 
 @pytest.mark.parametrize("name", sorted(metrics.METRICS))

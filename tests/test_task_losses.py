@@ -115,6 +115,42 @@ def test_cross_entropy_survives_large_logits():
     np.testing.assert_allclose(got, [1000.0, 0.0], rtol=1e-6)
 
 
+def test_binary_cross_entropy_is_minus_log_probability_in_nats():
+    p = np.float32([[0.5, 0.25, 0.1], [0.9, 0.2, 0.7]])
+    y = np.float32([[1, 0, 1], [0, 0, 1]])
+    logits = np.log(p) - np.log(1 - p)
+    got = task.binary_cross_entropy(logits, y)
+    want = [np.log([2, 4 / 3, 10]).mean(), np.log([10, 1.25, 1 / 0.7]).mean()]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    got = task.binary_cross_entropy(logits, y, pos_weight=3.0)
+    want = [
+        (3 * np.log(2) + np.log(4 / 3) + 3 * np.log(10)) / 3,
+        (np.log(10) + np.log(1.25) + 3 * np.log(1 / 0.7)) / 3,
+    ]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_binary_cross_entropy_gradient_is_sigmoid_minus_target():
+    logits, y = draw(0, 4, 3), np.float32(draw(1, 4, 3) > 0)
+    weight = 2.5
+    got = jax.grad(lambda z: task.binary_cross_entropy(z, y, weight).sum())(logits)
+    sigmoid = 1 / (1 + np.exp(-logits))
+    want = ((1 - y) * sigmoid - weight * y * (1 - sigmoid)) / 3
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_binary_cross_entropy_survives_large_logits():
+    logits, y = np.float32([[1000.0, -1000.0]]), np.float32([[0.0, 0.0]])
+
+    def loss(z, y):
+        return task.binary_cross_entropy(z, y).sum()
+
+    for target, want, slope in ((y, 500.0, [0.5, 0.0]), (1 - y, 500.0, [0.0, -0.5])):
+        value, grad = jax.value_and_grad(loss)(logits, target)
+        np.testing.assert_allclose(value, want, rtol=1e-6)
+        np.testing.assert_allclose(grad, [slope], atol=1e-7)
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_losses_compute_in_float32(dtype):
     pred, target = draw(0, 2, 300).astype(dtype), draw(1, 2, 300).astype(dtype)
@@ -127,4 +163,10 @@ def test_losses_compute_in_float32(dtype):
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(
         got, task.cross_entropy(pred.astype(np.float32), labels), rtol=1e-6
+    )
+    y = np.float32(target > 0)
+    got = task.binary_cross_entropy(jnp.asarray(pred), y.astype(dtype))
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(
+        got, task.binary_cross_entropy(pred.astype(np.float32), y), rtol=1e-6
     )

@@ -228,3 +228,22 @@ def test_sha256_is_that_of_the_values_not_of_the_memory():
     changed.splits["train"]["x"] = np.asfortranarray(np.concatenate([x, x]))[: len(x)]
     changed.splits["train"] = dict(reversed(changed.splits["train"].items()))
     assert tasks.sha256(changed) == tasks.sha256(task)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ([[0, 1], [1, 0.5]], "train y is neither 0 nor 1 in 1 of 4 labels, first 0.5"),
+        ([[0, -1], [1, 2]], "train y is neither 0 nor 1 in 2 of 4 labels, first -1.0"),
+        ([[0, 1, 1], [1, 0, 0]], r"shape \(2, 3\); allowed: \(2, 2\)"),
+        ([0, 1], r"shape \(2,\); allowed: \(2, 2\)"),
+    ],
+)
+def test_multilabel_targets_other_than_0_and_1_are_refused(y, message):
+    x, good = np.zeros((2, 3, 1), np.float32), np.float32([[0, 1], [1, 0]])
+    settings = {"kind": "multilabel", "val_frac": 0.5, "num_classes": 2}
+    arrays = {"train": {"x": x, "y": good}, "test": {"x": x, "y": good}}
+    assert make(arrays, **settings).num_classes == 2
+    arrays["train"] = {"x": x, "y": np.float32(y)}
+    with pytest.raises(errors.InputError, match=message):
+        make(arrays, **settings)

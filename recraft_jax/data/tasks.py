@@ -1,7 +1,8 @@
 """A task: named arrays in three splits, and what to do with them.
 
 Arrays are float32 with channels last: `x` is `[n c]` or `[h w c]` per sample, `y` the
-same grid for dense tasks or a class index for classification.
+same grid for dense tasks, a class index for classification, or `[k]` of 0 and 1 for
+multi-label tasks.
 """
 
 import hashlib
@@ -20,10 +21,10 @@ class Task(NamedTuple):
 
     Attributes:
       name: as on the command line.
-      kind: `dense` or `classification`.
+      kind: `dense`, `classification` or `multilabel`.
       metric: a name in `metrics.METRICS`, computed in the units of `y`.
       splits: `{"train" | "val" | "test": {"x": [n ...], "y": [n ...]}}`.
-      num_classes: K_t for classification, 0 for dense.
+      num_classes: K_t for classification, k for multi-label, 0 for dense.
     """
 
     name: str
@@ -86,7 +87,7 @@ def split_task(
     Args:
       name: the task.
       arrays: `train` and `test`, each with `x` and `y`.
-      kind: `dense` or `classification`.
+      kind: `dense`, `classification` or `multilabel`.
       metric: name of the metric.
       protocol: `corrected` holds `val_frac` of the training samples out; `official`
         trains on all of them and selects on the test split, as the released code
@@ -94,14 +95,17 @@ def split_task(
       val_frac: share of training samples held out, drawn without replacement.
       split_seed: seed of that draw, apart from the run's seed so that runs with other
         seeds see the same split.
-      num_classes: K_t for classification.
+      num_classes: K_t for classification, k for multi-label.
 
     Raises:
-      InputError: an empty split, unequal lengths, or values that are not finite.
+      InputError: an empty split, unequal lengths, values that are not finite, or
+        multi-label targets other than 0 and 1.
     """
     train, test = arrays["train"], arrays["test"]
     for split in ("train", "test"):  # as given, so that samples keep their numbers
         _check(name, split, arrays[split])
+        if kind == "multilabel":
+            _check_labels(name, split, arrays[split]["y"], num_classes)
     if protocol == "official":
         splits = {"train": train, "val": test, "test": test}
     elif protocol == "corrected":
@@ -147,3 +151,18 @@ def _check(name: str, split: str, arrays: Mapping[str, np.ndarray]) -> None:
                 f"{bad.sum()} of {len(bad)} samples, first in sample {bad.argmax()}; "
                 "allowed: finite numbers"
             )
+
+
+def _check_labels(name: str, split: str, y: np.ndarray, num_labels: int) -> None:
+    if y.shape[1:] != (num_labels,):
+        raise errors.InputError(
+            f"task {name}: {split} y has shape {y.shape}; allowed: "
+            f"({len(y)}, {num_labels}), one value a label"
+        )
+    bad = (y != 0) & (y != 1)
+    if bad.any():
+        sample, label = np.argwhere(bad)[0]
+        raise errors.InputError(
+            f"task {name}: {split} y is neither 0 nor 1 in {bad.sum()} of {bad.size} "
+            f"labels, first {y[sample, label]} in sample {sample}; allowed: 0 and 1"
+        )

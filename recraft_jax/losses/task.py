@@ -28,6 +28,22 @@ def cross_entropy(
     )
 
 
+def binary_cross_entropy(
+    logits: Float[ArrayLike, "b k"],
+    targets: Float[ArrayLike, "b k"],
+    pos_weight: float = 1.0,
+) -> Float[Array, " b"]:
+    r"""Compute the mean over labels of `-w y log s(z) - (1 - y) log s(-z)`, in nats.
+
+    Here s is the sigmoid of a logit z, y a target of 0 or 1 and w is `pos_weight`, as
+    in PyTorch's `BCEWithLogitsLoss`: above 1 it makes missed labels dearer.
+    """
+    logits, targets = logits.astype(jnp.float32), targets.astype(jnp.float32)
+    present = targets * jax.nn.softplus(-logits)  # softplus(-z) is -log s(z), stable
+    absent = (1 - targets) * jax.nn.softplus(logits)
+    return jnp.mean(pos_weight * present + absent, axis=1)
+
+
 def double_softmax_cross_entropy(
     logits: Float[ArrayLike, "b k"], labels: Int[ArrayLike, " b"]
 ) -> Float[Array, " b"]:
