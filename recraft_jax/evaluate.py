@@ -109,7 +109,7 @@ def evaluate_bound(workdir: pathlib.Path, split: str) -> dict[str, Any]:
     build.keep_compiled(config)
     target = build.target(config)
     parts = assembly.make(config, target, workdir, clock.Clock())
-    omega = build.recalibration(config).tau or config.fa.omega
+    omega = build.recalibration(config, parts.body).tau or config.fa.omega
     views = Views(config, parts)
     folder = workdir / "checkpoints"
     rows = []

@@ -209,9 +209,15 @@ def test_d14_double_softmax_has_a_floor_and_a_flatter_head():
     assert twice.mean() >= math.log(1 + (KS - 1) / math.e)
 
 
-def test_d15_text_goes_without_recalibration():
-    for flag, method in ((True, "penalty"), (False, "none")):
-        settings = build.recalibration(config(**{"lipschitz.one_d": flag}))
+def test_d15_text_goes_without_recalibration(backbone):
+    body = pretrained.load(backbone)
+    for flag, native, method in (
+        (True, "text", "penalty"),
+        (False, "text", "none"),
+        (False, "image", "penalty"),
+    ):
+        changed = config(**{"lipschitz.one_d": flag})
+        settings = build.recalibration(changed, body._replace(native=native))
         assert settings.method == method and settings.tau == 0.4
 
 
