@@ -50,6 +50,26 @@ def backbone(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def image_backbone(tmp_path_factory):
+    """The same with a tiny Swin of one stage: two blocks, the second one shifted."""
+    folder = tmp_path_factory.mktemp("images") / "swin"
+    folder.mkdir()
+    config = {
+        "model_type": "swin",
+        "image_size": 16,
+        "patch_size": 4,
+        "embed_dim": 16,
+        "depths": [2],
+        "num_heads": [2],
+        "window_size": 2,
+        "mlp_ratio": 2.0,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    safetensors.numpy.save_file(swin_tensors(config), str(folder / "model.safetensors"))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def source_table(tmp_path_factory):
     """Labelled sentences that a bag of words can tell apart."""
     rng = np.random.default_rng(0)
@@ -64,10 +84,9 @@ def source_table(tmp_path_factory):
     return path
 
 
-def bert_tensors(config, seed=0):
-    """Random checkpoint tensors under Hugging Face's names."""
+def drawing(seed):
+    """Functions that draw an array, a dense layer and a norm at random."""
     rng = np.random.default_rng(seed)
-    d, hidden = config["hidden_size"], config["intermediate_size"]
 
     def draw(*shape):
         return rng.normal(0, 0.2, shape).astype(np.float32)
@@ -75,24 +94,56 @@ def bert_tensors(config, seed=0):
     def linear(name, out, into):
         return {f"{name}.weight": draw(out, into), f"{name}.bias": draw(out)}
 
-    def norm(name):
-        return {f"{name}.weight": 1 + draw(d), f"{name}.bias": draw(d)}
+    def norm(name, size):
+        return {f"{name}.weight": 1 + draw(size), f"{name}.bias": draw(size)}
 
+    return draw, linear, norm
+
+
+def bert_tensors(config, seed=0):
+    """Random checkpoint tensors under Hugging Face's names."""
+    draw, linear, norm = drawing(seed)
+    d, hidden = config["hidden_size"], config["intermediate_size"]
     tensors = {
         "embeddings.word_embeddings.weight": draw(config["vocab_size"], d),
         "embeddings.position_embeddings.weight": draw(
             config["max_position_embeddings"], d
         ),
         "embeddings.token_type_embeddings.weight": draw(config["type_vocab_size"], d),
-        **norm("embeddings.LayerNorm"),
+        **norm("embeddings.LayerNorm", d),
     }
     for index in range(config["num_hidden_layers"]):
         at = f"encoder.layer.{index}"
         for part in ("query", "key", "value"):
             tensors |= linear(f"{at}.attention.self.{part}", d, d)
         tensors |= linear(f"{at}.attention.output.dense", d, d)
-        tensors |= norm(f"{at}.attention.output.LayerNorm")
+        tensors |= norm(f"{at}.attention.output.LayerNorm", d)
         tensors |= linear(f"{at}.intermediate.dense", hidden, d)
         tensors |= linear(f"{at}.output.dense", d, hidden)
-        tensors |= norm(f"{at}.output.LayerNorm")
+        tensors |= norm(f"{at}.output.LayerNorm", d)
+    return tensors
+
+
+def swin_tensors(config, seed=0):
+    """The same of a Swin with one stage."""
+    draw, linear, norm = drawing(seed)
+    d, patch = config["embed_dim"], config["patch_size"]
+    (depth,), (heads,) = config["depths"], config["num_heads"]
+    hidden, window = int(config["mlp_ratio"] * d), config["window_size"]
+    tensors = {
+        "embeddings.patch_embeddings.projection.weight": draw(d, 3, patch, patch),
+        "embeddings.patch_embeddings.projection.bias": draw(d),
+        **norm("embeddings.norm", d),
+        **norm("layernorm", d),
+    }
+    for index in range(depth):
+        at = f"encoder.layers.0.blocks.{index}"
+        table = f"{at}.attention.self.relative_position_bias_table"
+        tensors[table] = draw((2 * window - 1) ** 2, heads)
+        for part in ("query", "key", "value"):
+            tensors |= linear(f"{at}.attention.self.{part}", d, d)
+        tensors |= linear(f"{at}.attention.output.dense", d, d)
+        tensors |= norm(f"{at}.layernorm_before", d) | norm(f"{at}.layernorm_after", d)
+        tensors |= linear(f"{at}.intermediate.dense", hidden, d)
+        tensors |= linear(f"{at}.output.dense", d, hidden)
     return tensors

@@ -12,9 +12,11 @@ import signal
 import subprocess
 import sys
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from recraft_jax import main, scoring
+from recraft_jax import build, evaluate, main, scoring
 from recraft_jax.losses import lipschitz as lipschitz_losses
 from recraft_jax.methods import alignment, label_distortion, lipschitz, recraft
 
@@ -32,13 +34,30 @@ def compile_cache(tmp_path_factory):
 def smoke(backbone, source_table, compile_cache):
     """Arguments of a run of seconds, without a workdir."""
 
-    def arguments(key="dense", **fields):
+    def arguments(key="dense", backbone=backbone, **fields):
         fields = {
             "source.path": source_table,
             "assets.cache": compile_cache,
         } | fields
         overrides = [f"--config.{name}={value}" for name, value in fields.items()]
         return ["main", f"--config={SMOKE}:{key},backbone={backbone}", *overrides]
+
+    return arguments
+
+
+@pytest.fixture(scope="session")
+def image_smoke(smoke, image_backbone, tmp_path_factory):
+    """The same with a tiny Swin and grey images of a bright bar: where is it?"""
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    pixels = rng.integers(0, 90, (90, 9, 12), dtype=np.uint8)
+    pixels[np.arange(90), 3 * labels + 1] += 120
+    path = tmp_path_factory.mktemp("images") / "bars.npz"
+    np.savez(path, pixels=pixels, labels=labels)
+
+    def arguments(key="dense", **fields):
+        fields = {"source.name": "npz", "source.path": path} | fields
+        return smoke(key, backbone=image_backbone, **fields)
 
     return arguments
 
@@ -160,6 +179,10 @@ LATE = {
     "patch": ({"embedder.patch": 99}, "embedder.patch = 99; allowed: 1 to 32"),
     "optimiser": ({"stage2.optim.name": "lion"}, "'lion'; allowed: adamw, adam, sgd"),
     "source": ({"source.name": "treck"}, "source.name = 'treck'; allowed for backbone"),
+    "images for text": (
+        {"source.name": "mnist5k"},
+        "which takes text: auto, trec6, wnut16, table, conll, tfds_conll2003",
+    ),
     "no source file": ({"source.path": "/nowhere/x.tsv"}, "/nowhere/x.tsv"),
 }
 
@@ -172,6 +195,16 @@ def test_bad_values_get_one_line_and_no_results(name, smoke, capsys, tmp_path):
     assert code == 2
     assert message in err
     assert err.startswith("error: ") and err.count("\n") == 1
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_text_for_images_gets_one_line_and_no_results(image_smoke, capsys, tmp_path):
+    arguments = image_smoke(**{"source.name": "trec6"})
+    assert main.main([*arguments, f"--workdir={tmp_path}/run"]) == 2
+    assert capsys.readouterr().err == (
+        "error: source.name = 'trec6'; allowed for swin, which takes image: auto, "
+        "mnist5k, cifar10, npz, tfds_cifar10\n"
+    )
     assert not (tmp_path / "run" / "results.json").exists()
 
 
@@ -291,6 +324,68 @@ def test_every_method_runs(method, smoke, tmp_path):
     else:
         assert align[f"{method}_after"] < align[f"{method}_before"]
     assert results["metric"] == ("nrmse" if task == "dense" else "error")
+
+
+def test_image_backbone_runs_resumes_and_shows_its_table(image_smoke, capsys, tmp_path):
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    arguments = image_smoke(**{"checkpoint.every_steps": 3, "checkpoint.keep": 0})
+    assert main.main([*arguments, f"--workdir={whole}"]) == 0
+    results = read(whole)
+    assert results["backbone_name"] == "swin" and results["metric"] == "nrmse"
+    source = results["source"]
+    assert (source["name"], source["level"]) == ("npz", "image")
+    # Of few images; recalibration on fewer may cost it all. Chance is a third.
+    assert source["lipschitz"]["before"]["accuracy"] > 0.6
+    align = results["align"]
+    for term in ("fa", "fld"):
+        assert np.isfinite([align[f"{term}_before"], align[f"{term}_after"]]).all()
+        assert align[f"{term}_before"] != align[f"{term}_after"]
+    scores = [*results["test"].values(), *results["baselines"].values()]
+    assert np.isfinite([score for score in scores if score is not None]).all()
+    assert np.isfinite(results["val"]["best"])
+
+    shutil.copytree(whole, again)
+    (again / "results.json").unlink()
+    for path in (again / "checkpoints").iterdir():
+        if path.name.isdigit() and int(path.name) > 9:
+            shutil.rmtree(path)
+    assert main.main([*arguments, f"--workdir={again}"]) == 0
+    assert "resuming fit at step 9" in capsys.readouterr().out
+    for name in ("test", "align", "val", "source"):
+        assert read(again)[name] == results[name]
+    assert lines(again) == lines(whole)
+
+    before = {p: p.stat().st_mtime_ns for p in whole.rglob("*.json*")}
+    assert main.main([*arguments, f"--workdir={whole}"]) == 0
+    assert "best on validation" in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in whole.rglob("*.json*")}
+
+
+def test_labels_run_and_are_bounded(smoke, capsys, tmp_path):
+    workdir = tmp_path / "run"
+    arguments = smoke("labels", **{"data.pos_weight": 3.0, "checkpoint.keep": 1})
+    assert main.main([*arguments, f"--workdir={workdir}"]) == 0
+    results = read(workdir)
+    assert results["metric"] == "label_error"
+    assert set(results["baselines"]) == {"mean", "linear"}
+    for score in (*results["baselines"].values(), *results["test"].values()):
+        # Shares of 12 samples with 4 labels each.
+        assert 0 <= score <= 1 and score * 48 == pytest.approx(round(score * 48))
+    losses = [v for line in lines(workdir) for k, v in line.items() if k == "loss"]
+    assert np.isfinite(losses).all()
+    assert results["align"]["fld_before"] is not None
+    # The bound needs classes: clusters of the labels, seen by a probe.
+    capsys.readouterr()
+    assert evaluate.main([f"--workdir={workdir}", "--bound"]) == 0
+    assert "target predictor: probe" in capsys.readouterr().out
+    found = json.loads((workdir / "bound.json").read_text())
+    assert found["num_classes"] == 4 and found["final"]["holds"]
+
+    target = build.target(evaluate.read_config(workdir))
+    assert target.task.kind == "multilabel" and target.num_classes == 4
+    assert target.labels["train"].shape == (48,) and target.labels["train"].max() == 3
+    loss = target.loss(jnp.zeros((2, 4)), jnp.array([[1.0, 1, 1, 1], [0, 0, 0, 0]]))
+    np.testing.assert_allclose(loss, [3 * np.log(2), np.log(2)], rtol=1e-6)
 
 
 def test_official_preset_runs_its_three_phases(smoke, tmp_path):
