@@ -48,7 +48,7 @@ def fit_phase(
         pred, _ = apply(params, batch["x"])
         return loss(pred, batch["y"]).mean(), (stats, {})
 
-    trainable = ("body/.*", "head/.*")
+    trainable = ("(?:body|head)/.*",)  # one pattern: a head may have no parameters
     return phase.Phase(
         name="fit",
         stage="fit",
