@@ -144,16 +144,23 @@ class TestRows:
         assert "12 x 8 x 5" in notes[0]
 
     def test_backbone_in_a_process_of_its_own(self):
-        config = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2]}
+        config = {
+            "vocab_size": 4,
+            "max_position_embeddings": 8,
+            "hidden_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+            "intermediate_size": 8,
+        }
         row, notes = benchmark.backbone(
-            "swin_base",
+            "roberta_base",
             repeats=1,
-            config=config | {"window_size": 2},
-            sizes={"x_shape": (6, 6, 1), "image_size": 16, "batch_size": 2},
+            config=config,
+            sizes={"x_shape": (8, 1), "patch": 2, "batch_size": 2},
         )
         assert tuple(row) == benchmark.FIELDS
         assert row["peak_bytes"] > 50e6 and row["compile_cold"] > row["compile_warm"]
-        assert "swin_base: training step" in notes[0]
+        assert "roberta_base: training step" in notes[0]
 
     def test_blocks_that_fail(self):
         with pytest.raises(errors.RunError, match="fa_blocks"):

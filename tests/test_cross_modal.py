@@ -194,8 +194,8 @@ def test_other_starts_draw_the_patch_map_and_only_normal_the_norm(
     lent = body.lend(body.params, (11, 11))
     kernel = np.asarray(params["embedder/patch/kernel"])
     bound = math.sqrt(2) * math.sqrt(6 / (16 * 3 + 16 * 8))
-    top = bound if init == "xavier" else 0.04
-    assert 0.97 * top < np.abs(kernel).max() <= top
+    deviation = bound / math.sqrt(3) if init == "xavier" else 0.02
+    assert kernel.std() == pytest.approx(deviation, rel=0.1)
     np.testing.assert_array_equal(params["embedder/patch/bias"], 0)
     np.testing.assert_array_equal(params["embedder/position"], lent["position"])
     norm = {"scale": 1, "bias": 0}

@@ -111,7 +111,9 @@ def test_grey_is_three_equal_channels():
     for one, two in zip(
         toy.tower(grey).units(), toy.tower(colour).units(), strict=True
     ):
-        jax.tree.map(np.testing.assert_array_equal, one, two)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), one, two
+        )
 
 
 # ------------------------------------------------------------------------------- units

@@ -34,7 +34,6 @@ NOTHING = 1e-6  # of the norm of all gradients
 QUICK = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
 }
 
 
