@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from recraft_jax import assets, errors
+from recraft_jax import asset_table, assets, errors
 
 CONTENT = {"weights.bin": b"\x00\x01" * 1000, "words.txt": b"one\ntwo\n"}
 NO_MATCH = """\
@@ -18,7 +18,7 @@ ERROR: No matching distribution found for tiny==1.0
 
 
 def _file(inner, content):
-    return assets.File(inner, hashlib.sha256(content).hexdigest(), len(content))
+    return asset_table.File(inner, hashlib.sha256(content).hexdigest(), len(content))
 
 
 def _wheel(path, content=CONTENT):
@@ -54,8 +54,10 @@ class FakePip:
 @pytest.fixture
 def pip(monkeypatch):
     files = {key: _file(f"tiny/data/{key}", raw) for key, raw in CONTENT.items()}
-    asset = assets.Asset("a test", "tiny==1.0", "0" * 64, 2000, files, "none", "none")
-    monkeypatch.setitem(assets.ASSETS, "tiny", asset)
+    asset = asset_table.Asset(
+        "a test", "tiny==1.0", "0" * 64, 2000, files, "none", "none"
+    )
+    monkeypatch.setitem(asset_table.ASSETS, "tiny", asset)
     fake = FakePip()
     monkeypatch.setattr(assets, "_run_pip", fake)
     return fake
@@ -77,7 +79,7 @@ def _fails(cache, *parts):
         assets.fetch("tiny", str(cache))
     message = str(info.value)
     assert "\n" not in message
-    hashes = [file.sha256 for file in assets.ASSETS["tiny"].files.values()]
+    hashes = [file.sha256 for file in asset_table.ASSETS["tiny"].files.values()]
     folder = str(pathlib.Path(cache) / "assets" / "tiny")
     for part in ("'tiny'", "tiny==1.0", folder, *CONTENT, *hashes, *parts):
         assert part in message
@@ -284,7 +286,7 @@ def test_cache_dir(monkeypatch, tmp_path):
 
 
 def test_table():
-    for asset in assets.ASSETS.values():
+    for asset in asset_table.ASSETS.values():
         assert "==" in asset.requirement and len(asset.wheel_sha256) == 64
         assert asset.about and asset.licence and asset.citation
         for key, file in asset.files.items():
@@ -298,8 +300,8 @@ def test_real_pip_without_network(pip, tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    asset = assets.ASSETS["wnut16"]._replace(requirement="tiny==1.0")
-    monkeypatch.setitem(assets.ASSETS, "wnut16", asset)
+    asset = asset_table.ASSETS["wnut16"]._replace(requirement="tiny==1.0")
+    monkeypatch.setitem(asset_table.ASSETS, "wnut16", asset)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/simple"
@@ -319,8 +321,8 @@ def test_fetch_for_real(tmp_path):
 
 @pytest.mark.network
 def test_wrong_wheel_hash_for_real(tmp_path, monkeypatch):
-    asset = assets.ASSETS["wnut16"]._replace(wheel_sha256="0" * 64)
-    monkeypatch.setitem(assets.ASSETS, "wnut16", asset)
+    asset = asset_table.ASSETS["wnut16"]._replace(wheel_sha256="0" * 64)
+    monkeypatch.setitem(asset_table.ASSETS, "wnut16", asset)
     with pytest.raises(errors.InputError, match="hash is not the pinned one"):
         assets.fetch("wnut16", str(tmp_path))
     assert _all_files(tmp_path) == []

@@ -21,7 +21,8 @@ MODELS_TO_DATA = ("assets", "metrics", "data/*", "losses/*", "methods/*", "model
 MAY_IMPORT = {
     ".": (),
     **dict.fromkeys(LAYER0, LAYER0),
-    "assets": ("errors",),
+    "asset_table": (),
+    "assets": ("asset_table", "errors"),
     **dict.fromkeys(("state", "optim", "checkpoints"), LAYER0),
     "steps": (*LAYER0, "state"),
     "losses/*": ("losses/*",),

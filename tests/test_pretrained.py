@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from recraft_jax import assets, errors
+from recraft_jax import asset_table, assets, errors
 from recraft_jax.models import pretrained
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -185,7 +185,7 @@ def test_packaged_names_come_from_assets(monkeypatch, body, name):
     monkeypatch.setattr(assets, "fetch", fetch)
     assert_same(pretrained.load(name, cache="/somewhere"), body)
     assert calls == [(name, "/somewhere")]
-    assert name in assets.ASSETS
+    assert name in asset_table.ASSETS
 
 
 def test_local_folder_wins_over_the_hub(tmp_path, monkeypatch, body):
