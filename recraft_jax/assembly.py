@@ -129,7 +129,7 @@ def make(
             x,
             target.labels["train"],
             target.num_classes,
-            is_dense_1d=target.task.kind == "dense" and body.native == "text",
+            is_dense_1d=target.task.kind == "dense" and body.modality == "text",
         ),
         fit_steps=config.stage2.num_epochs * epoch_steps,
     )

@@ -24,9 +24,7 @@ are needed for the peer columns only.
 
 import argparse
 import functools
-import json
 import pathlib
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -198,7 +196,7 @@ def blocks(
     """
     del repeats
     call = f"benchmark._measure_blocks({sizes!r})"
-    got = _in_fresh_process(name, "benchmark", call)
+    got = measure.in_fresh_process(name, "benchmark", call)
     n, m, d = sizes
     row = _row(name, **{key: got[key] for key in FIELDS if key in got})
     notes = [
@@ -249,27 +247,16 @@ def backbone(name: str, *, repeats: int, **settings: Any) -> tuple[Row, list[str
     """
     options = "".join(f", {key}={value!r}" for key, value in settings.items())
     call = f"benchmark_bodies.training_step({name!r}, {repeats}{options})"
-    got = _in_fresh_process(name, "benchmark_bodies", call)
+    got = measure.in_fresh_process(name, "benchmark_bodies", call)
     row = _row(name, **{key: got[key] for key in FIELDS if key in got})
     notes = [
         f"{name}: training step of embedder, body and head, {got['params']:,} values, "
         f"random weights, AdamW, {got['sizes']}; no peer",
+        f"  forward and backward alone compile in {got['compile_gradient']:.2f} s",
         f"  peak resident memory {got['baseline'] / 1e9:.2f} GB after the imports, "
         f"{got['peak_bytes'] / 1e9:.2f} GB in all",
     ]
     return row, notes
-
-
-def _in_fresh_process(name: str, module: str, call: str) -> dict[str, Any]:
-    """Evaluate a call of a module of this package elsewhere, and read its dict."""
-    code = f"from recraft_jax import {module}; import json; print(json.dumps({call}))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise errors.RunError(f"{name}: the measuring process failed: {lines[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 PIECES: Mapping[str, Callable[..., tuple[Row, list[str]]]] = {

@@ -61,8 +61,9 @@ def training_step(
       config: of the backbone, in place of the full-size one.
 
     Returns:
-      `seconds`, `compile_cold`, `compile_warm`, `peak_bytes`, `baseline` (peak after
-      the imports), `params` (values trained) and the `sizes`.
+      `seconds`, `compile_cold`, `compile_warm`, `compile_gradient` (forward and
+      backward alone, nothing cached), `peak_bytes`, `baseline` (peak after the
+      imports), `params` (values trained) and the `sizes`.
     """
     make, full = _BODIES[name]
     sizes = dict(sizes or SIZES[name])
@@ -90,9 +91,14 @@ def training_step(
     del body
     num_params = sum(leaf.size for leaf in start.params.values())
     step = steps.make_train_step(fit, tx, start=0, mesh=devices)
+
+    def gradient(params, batch):
+        return jax.grad(lambda p: loss_fn(p, {}, batch, None, None)[0])(params)
+
     x = jax.random.normal(jax.random.key(2), (batch_size, *x_shape))
     batch = {"x": jax.device_put(x, mesh.split(devices))}
     cold, warm = measure.compile_seconds(step, start, batch)
+    cold_gradient, _ = measure.compile_seconds(gradient, start.params, batch)
     compiled = step.lower(start, batch).compile()
     times, current = [], start
     del start
@@ -107,6 +113,7 @@ def training_step(
         "seconds": statistics.median(times),
         "compile_cold": cold,
         "compile_warm": warm,
+        "compile_gradient": cold_gradient,
         "peak_bytes": measure.peak_bytes(),
         "baseline": baseline,
         "params": num_params,

@@ -66,15 +66,18 @@ def target(config: ml_collections.ConfigDict) -> Target:
     }
     targets = {split: arrays["y"] for split, arrays in task.splits.items()}
     if task.kind == "classification":
+        num_classes = task.num_classes
         labels = {split: y.astype(np.int32) for split, y in targets.items()}
-        num_classes, loss = task.num_classes, task_losses.cross_entropy
     else:
-        num_classes, loss = config.fld.num_clusters, task_losses.relative_l2
+        num_classes = config.fld.num_clusters
         labels = pseudo_labels.fit(targets, num_classes, config.data.split_seed)
-    if task.kind == "multilabel":
-        loss = functools.partial(
+    loss = {
+        "classification": task_losses.cross_entropy,
+        "dense": task_losses.relative_l2,
+        "multilabel": functools.partial(
             task_losses.binary_cross_entropy, pos_weight=config.data.pos_weight
-        )
+        ),
+    }[task.kind]
     metric = metrics.METRICS[task.metric]
     return Target(task, inputs, labels, num_classes, metric, loss)
 
@@ -103,19 +106,12 @@ def load_task(config: ml_collections.ConfigDict) -> tasks.Task:
             num_test=data.num_test,
             seed=data.seed,
         )
-    elif config.task == "waves":
-        kind, metric, num_classes = "classification", "error", 3
-        arrays = generators.waves(
-            data.num_samples,
-            data.num_test,
-            data.num_points,
-            num_classes,
-            data.noise,
-            data.seed,
-        )
-    elif config.task == "tones":
-        kind, metric, num_classes = "multilabel", "label_error", 4
-        arrays = generators.tones(
+    elif config.task in ("waves", "tones"):
+        make, kind, metric, num_classes = {
+            "waves": (generators.waves, "classification", "error", 3),
+            "tones": (generators.tones, "multilabel", "label_error", 4),
+        }[config.task]
+        arrays = make(
             data.num_samples,
             data.num_test,
             data.num_points,
@@ -218,7 +214,7 @@ def origin(
         test_frac=config.source.test_frac,
         seed=config.source.seed,
         recalibration=recalibration(config, body),
-        double_softmax=body.native == "text" and config.legacy.double_softmax_1d,
+        double_softmax=body.modality == "text" and config.legacy.double_softmax_1d,
     )
     named = {"name": sources.resolve(config, body)} | found.report
     found = found._replace(report=named)
@@ -233,7 +229,7 @@ def recalibration(
 ) -> lipschitz.Settings:
     """How to recalibrate the source head; text is the released code's 1-D side."""
     section = config.lipschitz
-    is_off = body.native == "text" and not section.one_d
+    is_off = body.modality == "text" and not section.one_d
     return lipschitz.Settings(
         method="none" if is_off else section.method,
         tau=section.tau or config.fa.omega,

@@ -1,11 +1,13 @@
 """How to measure: seconds in turns, compilation, a matmul roof, memory, the machine."""
 
 import functools
+import json
 import os
 import pathlib
 import platform
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,7 +20,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import Float
 
-from recraft_jax import provenance
+from recraft_jax import errors, provenance
 
 _PER_TURN = 3  # ours may be so much faster that one call per turn is mostly noise
 _ROOF_SIZE = 2048
@@ -103,6 +105,27 @@ def peak_bytes() -> int:
                 return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def in_fresh_process(name: str, module: str, call: str) -> dict[str, Any]:
+    """Evaluate a call of a module of this package elsewhere, and read its dict.
+
+    Args:
+      name: of the piece of work, for the error.
+      module: of `recraft_jax`.
+      call: an expression with a dict of plain values.
+
+    Raises:
+      RunError: the process failed.
+    """
+    code = f"from recraft_jax import {module}; import json; print(json.dumps({call}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise errors.RunError(f"{name}: the measuring process failed: {lines[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def pair_costs(

@@ -28,7 +28,7 @@ def tower(config: ml_collections.ConfigDict, body: bodies.Body) -> towers.Tower:
       InputError: an unknown source, one of the other kind, or data that cannot be read.
     """
     name = resolve(config, body)
-    if body.native == "text":
+    if body.modality == "text":
         found = _text(config, name)
         return text_tower.make(found, body.params, body.embed, body.encode)
     return image_tower.make(
@@ -49,12 +49,12 @@ def resolve(config: ml_collections.ConfigDict, body: bodies.Body) -> str:
     Raises:
       InputError: an unknown source, one of the other kind, or no path to it.
     """
-    known = TEXTS if body.native == "text" else IMAGES
+    known = TEXTS if body.modality == "text" else IMAGES
     name = known[0] if config.source.name == "auto" else config.source.name
     if name not in known:
         raise errors.InputError(
             f"source.name = {name!r}; allowed for {body.name}, which takes "
-            f"{body.native}: auto, {', '.join(known)}"
+            f"{body.modality}: auto, {', '.join(known)}"
         )
     if name in _NEED_PATH and not config.source.path:
         raise errors.InputError(f"source.name = {name!r} needs source.path")

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "build": (*LAYER0, *MODELS_TO_DATA, "sources"),
     "assembly": (*LAYER0, *MODELS_TO_DATA, "build", "optim", "state"),
     "provenance": (".", "errors"),
-    "measure": ("provenance",),
+    "measure": ("errors", "provenance"),
     "benchmark_bodies": (*LAYER0, "measure", "state", "steps", "models/*"),
     "benchmark": ("cli", "errors", "measure", "writer", "losses/*"),
     "gap": (".", "errors", "tree"),

@@ -74,7 +74,7 @@ def test_one_step_lowers_the_loss(family, head, name):
     params = jax.device_get(init(jax.random.key(0)))
     step = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICK)
     # For text bodies the released head has no parameters.
-    is_bare = head == "pool" and body.native == "text"
+    is_bare = head == "pool" and body.modality == "text"
     parts = {path.partition("/")[0] for path in params}
     assert parts == {"embedder", "body"} | (set() if is_bare else {"head"})
     for task in range(1 if target else 2):

@@ -211,13 +211,13 @@ def test_d14_double_softmax_has_a_floor_and_a_flatter_head():
 
 def test_d15_text_goes_without_recalibration(backbone):
     body = pretrained.load(backbone)
-    for flag, native, method in (
+    for flag, modality, method in (
         (True, "text", "penalty"),
         (False, "text", "none"),
         (False, "image", "penalty"),
     ):
         changed = config(**{"lipschitz.one_d": flag})
-        settings = build.recalibration(changed, body._replace(native=native))
+        settings = build.recalibration(changed, body._replace(modality=modality))
         assert settings.method == method and settings.tau == 0.4
 
 

@@ -73,7 +73,7 @@ def _records(name: str, data_dir: str) -> tuple[list[dict[str, Any]], Any]:
     except Exception as error:  # TFDS raises nearly anything
         where = f", data_dir={data_dir!r}" if data_dir else ""
         reason = _first_line(error)
-        if isinstance(error, NotImplementedError):  # it takes the one for the other
+        if isinstance(error, NotImplementedError):  # TFDS says TFRecord of either
             reason = "there is none, or one of TFRecord files"
         raise errors.InputError(
             f"{data_dir or 'the default folder of TFDS'}: holds no {name} prepared as "

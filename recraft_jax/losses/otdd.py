@@ -1,5 +1,7 @@
 """Optimal transport dataset distance: feature alignment of the ORCA baseline.
 
+Long, because it holds the released code's own Sinkhorn schedule beside the distance.
+
 OTDD (Alvarez-Melis and Fusi, NeurIPS 2020) compares labelled clouds with the cost
 
     d((u, z), (u', z')) = 1/2 |u - u'|^2 + 1/2 D(z, z'),

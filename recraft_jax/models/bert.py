@@ -199,12 +199,12 @@ def build(full: Mapping[str, Any], dtype: Any, rows_of, *, first_row: int) -> bo
 
     def init(key: jax.Array):
         ids, tokens = jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1, width))
-        first, second, third = jax.random.split(key, 3)
-        leaves = {
-            **body.init(embeddings, first, "embeddings", ids, rows_of(ids)),
-            **body.init(encoder, second, "encoder", tokens),
-        }
-        return body.redraw(leaves, full["initializer_range"], third)
+        return body.random_params(
+            key,
+            full["initializer_range"],
+            (embeddings, "embeddings", ids, rows_of(ids)),
+            (encoder, "encoder", tokens),
+        )
 
     return body.Body(
         embed=embed,
@@ -214,7 +214,7 @@ def build(full: Mapping[str, Any], dtype: Any, rows_of, *, first_row: int) -> bo
         init=init,
         params={},
         config=full,
-        native="text",
+        modality="text",
         width=width,
         hidden_width=width,
         positions=positions,

@@ -18,9 +18,9 @@ class Body(NamedTuple):
     """A transformer as functions of its parameters.
 
     Text bodies take token ids `[b l]`, image bodies pixels `[b h w c]`, standardised
-    with `mean` and `std`. Tokens are `[b p+l d]`: p leading ones (`num_prefix`) that
-    belong to no patch, then the patches row by row. Hidden states are `[b p+l' e]`; a
-    Swin merges patches, elsewhere l' = l and e = d.
+    with `pixel_mean` and `pixel_std`. Tokens are `[b p+l d]`: p leading ones
+    (`num_prefix`) that belong to no patch, then the patches row by row. Hidden states
+    are `[b p+l' e]`; a Swin merges patches, elsewhere l' = l and e = d.
 
     Attributes:
       embed: `(params, native input) -> tokens`, the native embedding (theta).
@@ -34,8 +34,8 @@ class Body(NamedTuple):
         `patch/bias`, those it has.
       init: `key -> params`: random weights, as the family's pretraining starts.
       params: flat dict of numpy arrays under `embeddings/`, `encoder/`, `decoder/`.
-      config: the checkpoint's own config.json.
-      native: `text` or `image`.
+      config: the checkpoint's own config.json, with the family's defaults filled in.
+      modality: `text` or `image`, of what `embed` takes.
       width: d.
       hidden_width: e.
       positions: rows of the position table that tokens can use; 0: there is none, or it
@@ -57,7 +57,7 @@ class Body(NamedTuple):
     init: Callable[[jax.Array], dict[str, jax.Array]]
     params: dict[str, np.ndarray]
     config: Mapping[str, Any]
-    native: str
+    modality: str
     width: int
     hidden_width: int
     positions: int = 0
@@ -84,18 +84,28 @@ def init(module, key: jax.Array, prefix: str, *args) -> dict[str, jax.Array]:
     return tree.prefixed(leaves, prefix)
 
 
-def redraw(
-    leaves: Mapping[str, jax.Array], std: float, key: jax.Array
+def random_params(
+    key: jax.Array, std: float, *parts: tuple[Any, ...]
 ) -> dict[str, jax.Array]:
-    """Draw kernels and tables from N(0, std^2); norms, biases and scales stay."""
-    drawn = {}
+    """Draw fresh parameters of all parts of a body.
+
+    Kernels and tables come from N(0, std^2); norms, biases and scales are as the
+    modules start them.
+
+    Args:
+      key: of the draw.
+      std: `initializer_range` of the config.
+      *parts: `(module, prefix, *example inputs)`.
+    """
+    *keys, key = jax.random.split(key, len(parts) + 1)
+    leaves = {}
+    for (module, prefix, *args), init_key in zip(parts, keys, strict=True):
+        leaves |= init(module, init_key, prefix, *args)
     for index, (path, leaf) in enumerate(sorted(leaves.items())):
-        is_table = path.endswith(("kernel", "embedding", "position", "prefix"))
-        if is_table:
-            key_of_leaf = jax.random.fold_in(key, index)
-            leaf = std * jax.random.normal(key_of_leaf, leaf.shape, leaf.dtype)
-        drawn[path] = leaf
-    return drawn
+        if path.endswith(("kernel", "embedding", "position", "prefix")):
+            leaf_key = jax.random.fold_in(key, index)
+            leaves[path] = std * jax.random.normal(leaf_key, leaf.shape, leaf.dtype)
+    return leaves
 
 
 def check_ids(ids, positions: int) -> None:

@@ -16,6 +16,9 @@ from recraft_jax import errors, tree
 from recraft_jax.models import body as bodies
 from recraft_jax.models import embedders, patches
 
+# What each `init` of the embedder does not take from the backbone.
+_FRESH = {"pretrained": (), "xavier": ("patch/",), "normal": ("patch/", "norm/")}
+
 
 class CrossModal(NamedTuple):
     """The target model.
@@ -51,8 +54,9 @@ def make(
       x_shape: one input without the batch axis: `[n c]` or `[h w c]`, of any size.
       y_shape: one dense target on the same grid, or None for classes or labels.
       num_classes: logits of the pooled head when `y_shape` is None.
-      patch: points per patch along each spatial axis, for text bodies; 0 chooses the
-        smallest that divides the input into at most `max_tokens` patches.
+      patch: points per patch along each spatial axis, for text bodies; 0 chooses
+        `embedders.stack_factor` for a series, and for a field the smallest patch that
+        makes at most `max_tokens` of them.
       max_tokens: see `patch`.
       image_size: side of the square that inputs are resized to, for image bodies; 0 is
         the size the body was trained on.
@@ -75,39 +79,36 @@ def make(
             f"{tuple(x_shape)}"
         )
     for name, value, allowed in (
-        ("embedder.init", init, embedders.INITS),
+        ("embedder.init", init, tuple(_FRESH)),
         ("head.kind", head, embedders.HEADS),
     ):
         if value not in allowed:
             raise errors.InputError(
                 f"{name} = {value!r}; allowed: {', '.join(allowed)}"
             )
-    if body.native == "image":
+    if body.modality == "image":
         patch, image_size = body.patch, image_size or body.image_size
         grid = _image_grid(body, image_size)
     else:
         image_size = 0
         patch, grid = _patches(body, x_shape, patch, max_tokens)
     lent = dict(body.lend(body.params, grid))
-    if init != "pretrained" or "patch/kernel" not in lent:
-        lent = {k: v for k, v in lent.items() if not k.startswith("patch/")}
-    else:
+    has_norm, has_position = "norm/scale" in lent, "position" in lent
+    if "patch/kernel" in lent:
         lent["patch/kernel"] = _tiled(lent["patch/kernel"], patch, channels)
-    has_norm = "norm/scale" in lent
-    if init == "normal":
-        lent = {k: v for k, v in lent.items() if not k.startswith("norm/")}
+    lent = {k: v for k, v in lent.items() if not k.startswith(_FRESH[init])}
     embedder = embedders.PatchEmbedder(
         patch=patch,
         width=body.width,
         norm_eps=body.norm_eps if has_norm else None,
         num_prefix=body.num_prefix,
-        has_position="position" in lent,
+        has_position=has_position,
         image_size=image_size,
-        start=init,
+        patch_init=init,
     )
     if y_shape is None:
         top = embedders.PooledHead(num_classes)
-    elif body.native == "image":
+    elif body.modality == "image":
         top = embedders.ImageHead(body.stride, image_size, tuple(y_shape), head)
     else:
         top = embedders.DenseHead(patch, tuple(y_shape), head)

@@ -21,7 +21,6 @@ from jaxtyping import Array, Float
 
 from recraft_jax.models import layers, patches
 
-INITS = ("pretrained", "xavier", "normal")
 HEADS = ("linear", "pool")
 RGB = 3
 
@@ -42,9 +41,9 @@ def conv_init(kind: str, patch_points: int):
 
     Args:
       kind: `normal` is a normal of deviation 0.02 (PyTorch's `trunc_normal_` cuts at a
-        hundred deviations, which is not at all); `xavier` and
-        `pretrained` (what a backbone does not lend) Xavier-uniform with gain sqrt(2),
-        whose fans count the points of a patch on both sides.
+        hundred deviations, which is not at all); `xavier`, and `pretrained` where a
+        backbone has no patch map to lend, Xavier-uniform with gain sqrt(2), whose fans
+        count the points of a patch on both sides.
       patch_points: points of a patch.
     """
     if kind == "normal":
@@ -68,7 +67,7 @@ class PatchEmbedder(nn.Module):
       num_prefix: learned tokens put before the patches.
       has_position: whether tokens get a learned position.
       image_size: resize to this square first, 0 for no resizing.
-      start: of the patch map, see `conv_init`.
+      patch_init: of the patch map, see `conv_init`.
     """
 
     patch: int
@@ -77,7 +76,7 @@ class PatchEmbedder(nn.Module):
     num_prefix: int = 0
     has_position: bool = True
     image_size: int = 0
-    start: str = "xavier"
+    patch_init: str = "xavier"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b ..."]) -> Float[Array, "b l d"]:
@@ -85,7 +84,7 @@ class PatchEmbedder(nn.Module):
         if self.image_size:
             x = patches.fold(x) if x.ndim == 3 else x
             x = patches.resize(x, (self.image_size, self.image_size))
-        kernel_init = conv_init(self.start, self.patch ** (x.ndim - 2))
+        kernel_init = conv_init(self.patch_init, self.patch ** (x.ndim - 2))
         tokens = patches.patchify(x, self.patch)
         tokens = nn.Dense(self.width, kernel_init=kernel_init, name="patch")(tokens)
         if self.norm_eps is not None:
@@ -161,5 +160,5 @@ class PooledHead(nn.Module):
 
 
 def _dense(values: int) -> nn.Dense:
-    start = nn.initializers.truncated_normal(0.02)
-    return nn.Dense(values, kernel_init=start, name="out")
+    init = nn.initializers.truncated_normal(0.02)
+    return nn.Dense(values, kernel_init=init, name="out")

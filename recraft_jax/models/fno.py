@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recraft_jax import errors
-from recraft_jax.models import start
+from recraft_jax.models import initializers
 
 NUM_LAYERS = 4
 PROJECTION = 128  # width of the two-layer output map
@@ -88,12 +88,12 @@ def make(
         x = jnp.zeros((1, *x_shape))
         like = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
         like = flax.traverse_util.flatten_dict(like, sep="/")
-        params = start.uniform(key, like)
+        params = initializers.uniform(key, like)
         for path, leaf in params.items():
             if path.endswith(("/real", "/imag")):  # from 0 up, in PDEBench
                 params[path] = (leaf + 1) / 2 / math.prod(leaf.shape[-2:])
             else:
-                params[path] = leaf * start.bound(like, path)
+                params[path] = leaf * initializers.bound(like, path)
         return params
 
     return Model(apply=apply, init=init)

@@ -134,6 +134,13 @@ def resize_axis(x: Float[Array, "..."], axis: int, new: int, matrix=linear):
     return jnp.moveaxis(jnp.tensordot(x, weights, axes=(axis, 1)), -1, axis)
 
 
+def interpolate(table: Float[Array, "l d"], grid: Sequence[int]) -> Float[Array, "m d"]:
+    """Bring learned positions of a square grid to another one: cubic, in float32."""
+    side = math.isqrt(len(table))
+    square = jnp.asarray(table, jnp.float32).reshape(1, side, side, -1)
+    return resize(square, grid, cubic).reshape(-1, table.shape[-1])
+
+
 def _centres(old: int, new: int) -> np.ndarray:
     """Where the centres of the new cells lie on the old ones."""
     return (np.arange(new) + 0.5) * old / new - 0.5

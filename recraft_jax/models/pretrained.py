@@ -178,7 +178,7 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
 def _pixel_scale(folder: pathlib.Path, made: Body) -> dict[str, tuple[float, ...]]:
     """Mean and deviation of pixels where the checkpoint has its own."""
     path = folder / "preprocessor_config.json"
-    if made.native != "image" or not path.is_file():
+    if made.modality != "image" or not path.is_file():
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

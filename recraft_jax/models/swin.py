@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -33,7 +32,6 @@ DEFAULTS = {
 }
 _EMBED_EPS = 1e-5  # of the norms of patches and of merged patches, in every config
 _APART = -100.0  # added to the scores of pixels that only the shift brought together
-
 
 _LAYER = r"(?:swin\.)?encoder\.layers\.(\d+)\.blocks\.(?P<layer>\d+)"
 _STAGE = r"(?:swin\.)?encoder\.layers\.(\d+)\.downsample"
@@ -99,13 +97,9 @@ class Embeddings(nn.Module):
             zeros = nn.initializers.zeros_init()
             table = self.param("position", zeros, (self.side**2, self.width))
             grid = patches.grid(pixels.shape[1:3], self.patch)
-            tokens = tokens + _positions(table, self.side, grid).astype(tokens.dtype)
+            positions = patches.interpolate(table, grid)
+            tokens = tokens + positions.astype(tokens.dtype)
         return tokens
-
-
-def _positions(table, side: int, grid: Sequence[int]):
-    square = jnp.asarray(table).reshape(1, side, side, -1)
-    return patches.resize(square, grid, patches.cubic).reshape(-1, table.shape[-1])
 
 
 class Block(nn.Module):
@@ -321,24 +315,20 @@ def make(
             "norm/bias": params["embeddings/norm/bias"],
         }
         if side:
-            lent["position"] = _positions(params["embeddings/position"], side, grid)
+            table = params["embeddings/position"]
+            lent["position"] = patches.interpolate(table, grid)
         return lent
 
     def init(key):
-        first, second, third, fourth = jax.random.split(key, 4)
-        pixels, tokens = (
-            jnp.zeros((1, patch, patch, channels)),
-            jnp.zeros((1, 1, width)),
+        square = (full["encoder_stride"],) * 2
+        hidden = jnp.zeros((1, 1, hidden_width))
+        return body.random_params(
+            key,
+            full["initializer_range"],
+            (embeddings, "embeddings", jnp.zeros((1, patch, patch, channels))),
+            (encoder, "encoder", jnp.zeros((1, 1, width)), (1, 1)),
+            *([(decoder, "decoder", hidden, square)] if has_decoder else []),
         )
-        leaves = {
-            **body.init(embeddings, first, "embeddings", pixels),
-            **body.init(encoder, second, "encoder", tokens, (1, 1)),
-        }
-        if has_decoder:
-            hidden = jnp.zeros((1, 1, hidden_width))
-            square = (full["encoder_stride"],) * 2
-            leaves |= body.init(decoder, third, "decoder", hidden, square)
-        return body.redraw(leaves, full["initializer_range"], fourth)
 
     return body.Body(
         embed=embed,
@@ -348,7 +338,7 @@ def make(
         init=init,
         params={},
         config=full,
-        native="image",
+        modality="image",
         width=width,
         hidden_width=hidden_width,
         norm_eps=_EMBED_EPS,

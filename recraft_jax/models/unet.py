@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from recraft_jax import errors
-from recraft_jax.models import start
+from recraft_jax.models import initializers
 
 NUM_LEVELS = 4
 MULTIPLE = 2**NUM_LEVELS
@@ -78,8 +78,12 @@ def make(
         stats = _constants(_flat(like["batch_stats"]))
         like = _flat(like["params"])
         norms = {path: leaf for path, leaf in like.items() if "/norm_" in path}
-        maps = start.uniform(key, {p: v for p, v in like.items() if p not in norms})
-        maps = {path: leaf * start.bound(like, path) for path, leaf in maps.items()}
+        maps = initializers.uniform(
+            key, {p: v for p, v in like.items() if p not in norms}
+        )
+        maps = {
+            path: leaf * initializers.bound(like, path) for path, leaf in maps.items()
+        }
         return maps | _constants(norms), stats
 
     return Model(apply=apply, init=init)

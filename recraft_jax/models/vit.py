@@ -7,8 +7,7 @@ learned positions are interpolated to the grid of patches at hand, pixels beyond
 last whole patch are dropped. The final LayerNorm belongs to the body.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -95,11 +94,11 @@ DINOV2_TABLE = (
     ),
     convert.Rule(
         r"(?:dinov2\.)?encoder\.layer\.(?P<layer>\d+)\.layer_scale1\.lambda1",
-        "encoder/layers/attention_gain",
+        "encoder/layers/attention_layer_scale",
     ),
     convert.Rule(
         r"(?:dinov2\.)?encoder\.layer\.(?P<layer>\d+)\.layer_scale2\.lambda1",
-        "encoder/layers/mlp_gain",
+        "encoder/layers/mlp_layer_scale",
     ),
 )
 
@@ -122,18 +121,11 @@ class Embeddings(nn.Module):
         zeros = nn.initializers.zeros_init()
         prefix = self.param("prefix", zeros, (1, self.width))
         table = self.param("position", zeros, (1 + self.side**2, self.width))
-        positions = interpolate(table[1:], (rows, columns))
+        positions = patches.interpolate(table[1:], (rows, columns))
         first = jnp.broadcast_to(
             prefix + table[:1], (len(tokens), *prefix.shape)
         ).astype(tokens.dtype)
         return jnp.concatenate([first, tokens + positions.astype(tokens.dtype)], axis=1)
-
-
-def interpolate(table: Float[Array, "l d"], grid: Sequence[int]) -> Float[Array, "m d"]:
-    """Interpolate positions of a square grid to another one, cubic, in float32."""
-    side = math.isqrt(len(table))
-    square = jnp.asarray(table, jnp.float32).reshape(1, side, side, -1)
-    return patches.resize(square, grid, patches.cubic).reshape(-1, table.shape[-1])
 
 
 class GatedMlp(nn.Module):
@@ -160,7 +152,7 @@ class Layer(nn.Module):
     dtype: Any
     has_qkv_bias: bool
     is_gated: bool
-    gain: float | None  # initial LayerScale, None for none
+    layer_scale: float | None  # initial value, None for none
 
     @nn.compact
     def __call__(self, x, _):
@@ -174,9 +166,9 @@ class Layer(nn.Module):
         for name, branch in (("attention", attend), ("mlp", mlp)):
             norm = layers.layer_norm(self.norm_eps, self.dtype, f"{name}_norm")
             out = branch(norm(x))
-            if self.gain is not None:
-                start = nn.initializers.constant(self.gain)
-                out = out * self.param(f"{name}_gain", start, (x.shape[-1],))
+            if self.layer_scale is not None:
+                start = nn.initializers.constant(self.layer_scale)
+                out = out * self.param(f"{name}_layer_scale", start, (x.shape[-1],))
             x = x + out.astype(x.dtype)
         return x, None
 
@@ -218,7 +210,7 @@ def make_dinov2(config: Mapping[str, Any], dtype: Any) -> body.Body:
     return _build(full, hidden, full["layerscale_value"], dtype)
 
 
-def _build(full: Mapping[str, Any], hidden: int, gain, dtype: Any) -> body.Body:
+def _build(full: Mapping[str, Any], hidden: int, layer_scale, dtype: Any) -> body.Body:
     width, channels = full["hidden_size"], full["num_channels"]
     eps = full["layer_norm_eps"]
     patch, size = body.squares(full)
@@ -231,7 +223,7 @@ def _build(full: Mapping[str, Any], hidden: int, gain, dtype: Any) -> body.Body:
         "dtype": dtype,
         "has_qkv_bias": full["qkv_bias"],
         "is_gated": full["use_swiglu_ffn"],
-        "gain": gain,
+        "layer_scale": layer_scale,
     }
     encoder = Encoder(full["num_hidden_layers"], layer, eps, dtype)
 
@@ -248,21 +240,17 @@ def _build(full: Mapping[str, Any], hidden: int, gain, dtype: Any) -> body.Body:
         return {
             "patch/kernel": params["embeddings/patch/kernel"],
             "patch/bias": params["embeddings/patch/bias"],
-            "position": interpolate(table[1:], grid),
+            "position": patches.interpolate(table[1:], grid),
             "prefix": params["embeddings/prefix"] + table[:1],
         }
 
     def init(key):
-        first, second, third = jax.random.split(key, 3)
-        pixels, tokens = (
-            jnp.zeros((1, patch, patch, channels)),
-            jnp.zeros((1, 1, width)),
+        return body.random_params(
+            key,
+            full["initializer_range"],
+            (embeddings, "embeddings", jnp.zeros((1, patch, patch, channels))),
+            (encoder, "encoder", jnp.zeros((1, 1, width))),
         )
-        leaves = {
-            **body.init(embeddings, first, "embeddings", pixels),
-            **body.init(encoder, second, "encoder", tokens),
-        }
-        return body.redraw(leaves, full["initializer_range"], third)
 
     return body.Body(
         embed=embed,
@@ -272,7 +260,7 @@ def _build(full: Mapping[str, Any], hidden: int, gain, dtype: Any) -> body.Body:
         init=init,
         params={},
         config=full,
-        native="image",
+        modality="image",
         width=width,
         hidden_width=width,
         num_prefix=1,
