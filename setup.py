@@ -20,6 +20,7 @@ setuptools.setup(
         "absl-py",
         "flax>=0.12.8,<0.13",
         "grain>=0.2.18",
+        "h5py>=3.10",
         "jax>=0.10",
         "jaxlib>=0.10",
         "jaxtyping>=0.3",

@@ -1,0 +1,1 @@
+"""Equations of PDEBench: how samples are drawn and how they are solved."""
