@@ -8,8 +8,10 @@ import difflib
 
 import ml_collections
 
-METHODS = ("recraft", "fa", "fld", "nft", "scratch")
+METHODS = ("recraft", "fa", "fld", "nft", "scratch", "fno")
+NO_BACKBONE = ("fno",)  # methods with a model of their own
 BACKBONES = ("minilm", "vit-s", "roberta-base", "swin-base")
+NO_STAGE1 = ("nft", "scratch", "fno")
 SCALES = ("demo", "quick", "paper")
 PROTOCOLS = ("corrected", "official")
 PRESETS = ("default", "paper", "official")
@@ -83,6 +85,13 @@ def parse_arg(arg: str, tasks: tuple[str, ...]) -> dict:
             raise ValueError(f"key {key!r} is given twice")
         given.add(key)
         choice[key] = value
+    if choice["method"] in NO_BACKBONE:
+        if "backbone" in given:
+            raise ValueError(
+                f"backbone with method {choice['method']}, which has a model of its "
+                "own; allowed: leave it out"
+            )
+        choice["backbone"] = "none"
     return choice
 
 
@@ -100,11 +109,16 @@ def base(choice: dict) -> ml_collections.ConfigDict:
             "scale_x": "channel",  # standardisation: channel, point or none
             "scale_y": "channel",
             "pos_weight": 1.0,  # of labels that are on, in multi-label losses
-            "num_samples": 0,  # of generated tasks: training and validation
+            "loss": "relative_l2",  # of dense tasks, or rmse
+            "num_samples": 0,  # training and validation; 0 is all of a file
             "num_test": 0,
-            "num_points": 0,
+            "num_points": 0,  # of generated tasks: cells of an axis
             "noise": 0.0,
             "seed": 2022,
+            # Of the PDEBench tasks: a file or its folder, else what to generate.
+            "path": "",
+            "mode": "accurate",  # or compat
+            "key": -1,  # of the first run, or first seed; -1 is the published one
         }
     )
     config.assets = ml_collections.ConfigDict({"cache": ""})
@@ -138,6 +152,7 @@ def base(choice: dict) -> ml_collections.ConfigDict:
         }
     )
     config.head = ml_collections.ConfigDict({"kind": "linear"})  # or pool, as released
+    config.fno = ml_collections.ConfigDict({"modes": 12, "width": 20, "padding": 2})
     config.lipschitz = ml_collections.ConfigDict(
         {
             "method": "penalty",  # penalty, rescale or none
@@ -182,6 +197,9 @@ def base(choice: dict) -> ml_collections.ConfigDict:
             "mode": "joint",  # or sequential (D1)
             "num_steps": 40,
             "batch_size": 80,
+            # Of the label term where it comes after alignment; 0 is as above.
+            "num_label_steps": 0,
+            "label_batch_size": 0,
             "optim": _optim(lr=3e-3),
         }
     )
@@ -202,15 +220,19 @@ def base(choice: dict) -> ml_collections.ConfigDict:
         config.stage2.freeze_embedder = True
     if choice["preset"] == "official":
         config.update_from_flattened_dict(OFFICIAL)
-        if choice["method"] in ("nft", "scratch"):  # as it does without a stage 1
+        if choice["method"] in NO_STAGE1:  # as it does without a stage 1
             config.embedder.init = "normal"
     if choice["method"] == "fa":
         config.fld.weight = 0.0
     if choice["method"] == "fld":
         config.lipschitz.tau = config.fa.omega
         config.fa.omega = 0.0
-    if choice["method"] in ("nft", "scratch"):
+    if choice["method"] in NO_STAGE1:
         config.stage1.num_steps = 0
+    if choice["method"] == "fno":
+        config.stage2.num_epochs = 50
+        config.stage2.optim.lr = 3e-3
+        config.stage2.optim.new_lr_factor = 1.0
     return config
 
 
@@ -226,6 +248,7 @@ def _optim(lr: float, new_lr_factor: float = 1.0) -> ml_collections.ConfigDict:
             "clip": 1.0,
             "warmup_frac": 0.1,
             "decay": "cosine",
+            "end_factor": 0.0,  # of the learning rate, where the decay ends
         }
     )
 

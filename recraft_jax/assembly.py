@@ -26,6 +26,7 @@ METHODS = {
     "fld": recraft.phases,
     "nft": fit.phases,
     "scratch": fit.phases,
+    "fno": fit.phases,
 }
 
 
@@ -35,7 +36,8 @@ class Assembly(NamedTuple):
     Attributes:
       mesh: all devices.
       target: data and losses of the task.
-      body: the pretrained transformer.
+      name: of the model.
+      body: the pretrained transformer, None for a method with a model of its own.
       model: embedder, body and head as one function.
       origin: the source side, None for random weights.
       params: parameters at step 0.
@@ -48,7 +50,8 @@ class Assembly(NamedTuple):
 
     mesh: jax.sharding.Mesh
     target: build.Target
-    body: bodies.Body
+    name: str
+    body: bodies.Body | None
     model: cross_modal.CrossModal
     origin: source.Source | None
     params: dict[str, jax.Array]
@@ -129,13 +132,16 @@ def make(
             x,
             target.labels["train"],
             target.num_classes,
-            is_dense_1d=target.task.kind == "dense" and body.modality == "text",
+            is_dense_1d=target.task.kind == "dense"
+            and body is not None
+            and body.modality == "text",
         ),
         fit_steps=config.stage2.num_epochs * epoch_steps,
     )
     return Assembly(
         mesh=mesh,
         target=target,
+        name=body.name if body else config.method.upper(),
         body=body,
         model=model,
         origin=origin,

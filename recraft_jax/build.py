@@ -13,19 +13,14 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from recraft_jax import assets, errors, metrics, sources, writer
-from recraft_jax.data import (
-    darcy,
-    generators,
-    pseudo_labels,
-    spoken_digits,
-    tasks,
-)
+from recraft_jax import assets, metrics, sources, targets, tree, writer
+from recraft_jax.data import pseudo_labels, tasks
 from recraft_jax.losses import task as task_losses
 from recraft_jax.methods import alignment, lipschitz, source
 from recraft_jax.models import body as bodies
-from recraft_jax.models import cross_modal, pretrained
+from recraft_jax.models import cross_modal, fno, pretrained
 
+DENSE_LOSSES = {"relative_l2": task_losses.relative_l2, "rmse": task_losses.rmse}
 RELEASED_BATCH = 4.0  # of the released Lipschitz step, whose gradients carry 1/4
 
 
@@ -58,22 +53,22 @@ def keep_compiled(config: ml_collections.ConfigDict) -> None:
 
 def target(config: ml_collections.ConfigDict) -> Target:
     """Load the task, standardise its inputs and label its targets."""
-    task = load_task(config)
+    task = targets.load(config)
     scale = tasks.fit_scale(task.splits["train"]["x"], config.data.scale_x)
     inputs = {
         split: dict(arrays) | {"x": scale.apply(arrays["x"])}
         for split, arrays in task.splits.items()
     }
-    targets = {split: arrays["y"] for split, arrays in task.splits.items()}
+    values = {split: arrays["y"] for split, arrays in task.splits.items()}
     if task.kind == "classification":
         num_classes = task.num_classes
-        labels = {split: y.astype(np.int32) for split, y in targets.items()}
+        labels = {split: y.astype(np.int32) for split, y in values.items()}
     else:
         num_classes = config.fld.num_clusters
-        labels = pseudo_labels.fit(targets, num_classes, config.data.split_seed)
+        labels = pseudo_labels.fit(values, num_classes, config.data.split_seed)
     loss = {
         "classification": task_losses.cross_entropy,
-        "dense": task_losses.relative_l2,
+        "dense": DENSE_LOSSES[config.data.loss],
         "multilabel": functools.partial(
             task_losses.binary_cross_entropy, pos_weight=config.data.pos_weight
         ),
@@ -82,62 +77,13 @@ def target(config: ml_collections.ConfigDict) -> Target:
     return Target(task, inputs, labels, num_classes, metric, loss)
 
 
-def load_task(config: ml_collections.ConfigDict) -> tasks.Task:
-    """Read or make the arrays of the config's task and split them."""
-    data = config.data
-    kind, metric, num_classes = "dense", "nrmse", 0
-    if config.task == "darcy16":
-        folder = assets.fetch("darcy16", config.assets.cache)
-        arrays = darcy.load(folder / "darcy_train_16.pt", folder / "darcy_test_16.pt")
-    elif config.task == "advection":
-        made = generators.advection(
-            data.num_samples + data.num_test, data.num_points, data.seed
-        )
-        # As PDEBench's loaders do for single-file sets: the first samples are the test.
-        arrays = {
-            "test": {k: v[: data.num_test] for k, v in made.items()},
-            "train": {k: v[data.num_test :] for k, v in made.items()},
-        }
-    elif config.task == "spoken_digits":
-        kind, metric, num_classes = "classification", "error", spoken_digits.NUM_CLASSES
-        arrays = spoken_digits.load(
-            assets.fetch("spoken_digits", config.assets.cache) / "digits.npz",
-            num_train=data.num_samples,
-            num_test=data.num_test,
-            seed=data.seed,
-        )
-    elif config.task in ("waves", "tones"):
-        make, kind, metric, num_classes = {
-            "waves": (generators.waves, "classification", "error", 3),
-            "tones": (generators.tones, "multilabel", "label_error", 4),
-        }[config.task]
-        arrays = make(
-            data.num_samples,
-            data.num_test,
-            data.num_points,
-            num_classes,
-            data.noise,
-            data.seed,
-        )
-    else:
-        raise errors.InputError(
-            f"task {config.task!r}; allowed: darcy16, advection, spoken_digits, waves, "
-            "tones"
-        )
-    return tasks.split_task(
-        config.task,
-        arrays,
-        kind=kind,
-        metric=metric,
-        protocol=config.protocol,
-        val_frac=data.val_frac,
-        split_seed=data.split_seed,
-        num_classes=num_classes,
-    )
+def body(config: ml_collections.ConfigDict) -> bodies.Body | None:
+    """Load the backbone, with its own weights or, for `scratch`, random ones.
 
-
-def body(config: ml_collections.ConfigDict) -> bodies.Body:
-    """Load the backbone, with its own weights or, for `scratch`, random ones."""
+    None for methods with a model of their own.
+    """
+    if config.method in OWN_MODELS:
+        return None
     return pretrained.load(
         config.backbone,
         dtype=jnp.dtype(config.body.dtype),
@@ -148,27 +94,32 @@ def body(config: ml_collections.ConfigDict) -> bodies.Body:
 
 
 def is_random(config: ml_collections.ConfigDict) -> bool:
-    """Whether the body starts from random weights: then there is no source model."""
-    return config.method == "scratch"
+    """Whether all weights start at random: then there is no source model."""
+    return config.method in ("scratch", *OWN_MODELS)
 
 
 def model(
-    config: ml_collections.ConfigDict, task: tasks.Task, body: bodies.Body
+    config: ml_collections.ConfigDict, task: tasks.Task, body: bodies.Body | None
 ) -> cross_modal.CrossModal:
     """Join embedder, body and head; dense predictions are in units of the targets."""
     train = task.splits["train"]
     is_dense = task.kind == "dense"
-    made = cross_modal.make(
-        body,
-        x_shape=train["x"].shape[1:],
-        y_shape=train["y"].shape[1:] if is_dense else None,
-        num_classes=task.num_classes,
-        patch=config.embedder.patch,
-        max_tokens=config.embedder.max_tokens,
-        image_size=config.embedder.image_size,
-        init=config.embedder.init,
-        head=config.head.kind,
-    )
+    x_shape = train["x"].shape[1:]
+    y_shape = train["y"].shape[1:] if is_dense else None
+    if body is None:
+        made = OWN_MODELS[config.method](config, x_shape, y_shape)
+    else:
+        made = cross_modal.make(
+            body,
+            x_shape=x_shape,
+            y_shape=y_shape,
+            num_classes=task.num_classes,
+            patch=config.embedder.patch,
+            max_tokens=config.embedder.max_tokens,
+            image_size=config.embedder.image_size,
+            init=config.embedder.init,
+            head=config.head.kind,
+        )
     if not is_dense:
         return made
     scale = tasks.fit_scale(train["y"], config.data.scale_y)
@@ -178,6 +129,24 @@ def model(
         return scale.invert(pred), out
 
     return made._replace(apply=apply)
+
+
+def _fno(config: ml_collections.ConfigDict, x_shape, y_shape) -> cross_modal.CrossModal:
+    """Make the Fourier neural operator, its parameters under `body/`."""
+    made = fno.make(
+        x_shape=x_shape,
+        y_shape=y_shape,
+        modes=config.fno.modes,
+        width=config.fno.width,
+        padding=config.fno.padding,
+    )
+    return cross_modal.CrossModal(
+        apply=lambda params, x: made.apply(tree.under(params, "body"), x),
+        init=lambda key: tree.prefixed(made.init(key), "body"),
+    )
+
+
+OWN_MODELS = {"fno": _fno}
 
 
 def params(

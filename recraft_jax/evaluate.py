@@ -128,7 +128,7 @@ def evaluate_bound(workdir: pathlib.Path, split: str) -> dict[str, Any]:
         final = where | views.measure({**params, **best}, "fit", split, omega)
     named = ("task", "method", "backbone", "seed")
     return {name: config[name] for name in named} | {
-        "backbone_name": parts.body.name,
+        "backbone_name": parts.name,
         "split": split,
         "predictor": final["predictor"],
         "omega": omega,

@@ -28,6 +28,8 @@ _NOT_IDENTITY = ("assets", "log")
 
 # Repeated from `methods/`, whose import would load JAX; a test holds the two together.
 CHOICES = {
+    "data.loss": ("relative_l2", "rmse"),
+    "data.mode": ("accurate", "compat"),
     "body.dtype": ("float32", "bfloat16"),
     "embedder.init": ("pretrained", "xavier", "normal"),
     "head.kind": ("linear", "pool"),

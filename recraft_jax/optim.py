@@ -16,16 +16,16 @@ def schedule(section: ml_collections.ConfigDict, num_steps: int) -> optax.Schedu
     """Make the learning rate of a phase: linear warm-up, then the decay.
 
     Args:
-      section: `lr`, `warmup_frac` (share of the phase) and `decay` (`cosine`,
-        `linear` or `constant`).
+      section: `lr`, `warmup_frac` (share of the phase), `decay` (`cosine`, `linear` or
+        `constant`) and `end_factor` (what is left of `lr` at the end of a decay).
       num_steps: steps of the phase.
     """
     warmup = round(section.warmup_frac * num_steps)
     rest = max(num_steps - warmup, 1)
     if section.decay == "cosine":
-        after = optax.cosine_decay_schedule(section.lr, rest)
+        after = optax.cosine_decay_schedule(section.lr, rest, section.end_factor)
     elif section.decay == "linear":
-        after = optax.linear_schedule(section.lr, 0.0, rest)
+        after = optax.linear_schedule(section.lr, section.end_factor * section.lr, rest)
     elif section.decay == "constant":
         after = optax.constant_schedule(section.lr)
     else:
@@ -48,7 +48,7 @@ def make(
     Args:
       section: `name`, `lr`, `new_lr_factor` (learning rate of embedder and head over
         that of the body), `weight_decay`, `b1` (momentum for sgd), `b2`, `clip` (global
-        norm, 0 is off), `warmup_frac`, `decay`.
+        norm, 0 is off), `warmup_frac`, `decay`, `end_factor`.
       num_steps: steps of the phase.
 
     Raises:

@@ -57,7 +57,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
     task, inputs, labels = target.task, target.inputs, target.labels
     writer.say(describe_target(config, target))
     parts = assembly.make(config, target, workdir, watch)
-    writer.say(f"backbone: {parts.body.name}")
+    writer.say(f"model: {parts.name}")
     mesh, phases, starts = parts.mesh, parts.phases, parts.starts
     model, origin, params = parts.model, parts.origin, parts.params
     replicated = meshes.replicated(mesh)
@@ -178,7 +178,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
     used = {path: leaf for path, leaf in last.items() if not path.startswith("source/")}
     named = ("task", "method", "backbone", "protocol", "preset", "scale", "seed")
     results = {name: config[name] for name in named} | {
-        "backbone_name": parts.body.name,
+        "backbone_name": parts.name,
         "metric": task.metric,
         "test": test,
         "val": {"best": record["best"]["value"], "step": record["best"]["step"]},

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from recraft_jax import assets, build, errors, main
+from recraft_jax import assets, errors, main, targets
 from recraft_jax.data import spoken_digits, tasks
 
 OFFLINE = pathlib.Path(__file__).parents[1] / "configs" / "offline.py"
@@ -142,7 +142,7 @@ def test_build_makes_the_task_of_the_config(tmp_path, monkeypatch):
     monkeypatch.setattr(assets, "fetch", lambda name, cache: tmp_path)
     fields = ["--config.data.num_samples=30", "--config.data.num_test=20"]
     config, _ = main.parse(["main", f"--config={OFFLINE}", *fields])
-    task = build.load_task(config)
+    task = targets.load(config)
     assert task[:3] == ("spoken_digits", "classification", "error")
     assert task.num_classes == 10
     assert [len(task.splits[split]["y"]) for split in tasks.SPLITS] == [24, 6, 20]

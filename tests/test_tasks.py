@@ -95,7 +95,6 @@ def test_split_names_samples_that_are_not_finite(value, protocol, split, key):
 @pytest.mark.parametrize(
     ("arrays", "val_frac", "split"),
     [
-        (raw(), 0.0, "val"),
         (raw(), 1.0, "train"),
         (raw(num_test=0), 0.2, "test"),
         (raw(num_train=0), 0.2, "train"),

@@ -109,18 +109,34 @@ def split_task(
     if protocol == "official":
         splits = {"train": train, "val": test, "test": test}
     elif protocol == "corrected":
-        total = len(train["x"])
-        num_val = round(val_frac * total)
-        order = np.random.default_rng(split_seed).permutation(total)
-        picks = {"val": np.sort(order[:num_val]), "train": np.sort(order[num_val:])}
+        picks = hold_out(len(train["x"]), val_frac, split_seed)
         splits = {
             split: {k: v[i] for k, v in train.items()} for split, i in picks.items()
         } | {"test": test}
     else:
         raise errors.InputError(f"protocol {protocol!r}; allowed: corrected, official")
+    return checked(Task(name, kind, metric, splits, num_classes))
+
+
+def hold_out(num: int, val_frac: float, split_seed: int) -> dict[str, np.ndarray]:
+    """Draw which of `num` training samples validate: sorted rows of `train` and `val`.
+
+    One sample at least validates if there are two.
+    """
+    num_val = max(round(val_frac * num), min(1, num - 1))
+    order = np.random.default_rng(split_seed).permutation(num)
+    return {"val": np.sort(order[:num_val]), "train": np.sort(order[num_val:])}
+
+
+def checked(task: Task) -> Task:
+    """Return the task if no split is empty, ragged or not finite.
+
+    Raises:
+      InputError: naming the split and the first sample that is wrong.
+    """
     for split in SPLITS:
-        _check(name, split, splits[split])
-    return Task(name, kind, metric, splits, num_classes)
+        _check(task.name, split, task.splits[split])
+    return task
 
 
 def sha256(task: Task) -> str:

@@ -19,6 +19,18 @@ def relative_l2(
     return error / _flat_norm(target.astype(jnp.float32))
 
 
+def rmse(
+    pred: Float[ArrayLike, "b ..."], target: Float[ArrayLike, "b ..."]
+) -> Float[Array, " b"]:
+    r"""Compute `\|pred - target\|_2 / \sqrt{m}` of each sample of m values.
+
+    Root mean square error; the released code trains Burgers and 1-D CFD on it. A
+    perfect prediction has a zero gradient.
+    """
+    error = pred.astype(jnp.float32) - target.astype(jnp.float32)
+    return _flat_norm(error) / (error.size / len(error)) ** 0.5
+
+
 def cross_entropy(
     logits: Float[ArrayLike, "b k"], labels: Int[ArrayLike, " b"]
 ) -> Float[Array, " b"]:

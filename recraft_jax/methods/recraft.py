@@ -15,7 +15,7 @@ else the released code does differently is a switch here (`docs/theory.md` lists
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import ml_collections
@@ -41,13 +41,27 @@ def phases(
     the label term begins, and nothing holds it from then on.
     """
     fa, fld = config.fa.omega, config.fld.weight
-    parts = {"align": (fa, fld)}
-    if config.stage1.mode == "sequential" and fa > 0 and fld > 0:
-        parts = {"align_fa": (fa, 0.0), "align_fld": (0.0, fld)}
+    stage1 = config.stage1
+    parts = {"align": (fa, fld, stage1.num_steps, stage1.batch_size)}
+    if stage1.mode == "sequential" and fa > 0 and fld > 0:
+        steps = stage1.num_label_steps or stage1.num_steps
+        batch_size = stage1.label_batch_size or stage1.batch_size
+        parts = {
+            "align_fa": (fa, 0.0, stage1.num_steps, stage1.batch_size),
+            "align_fld": (0.0, fld, steps, batch_size),
+        }
     return [
         *(
-            align_phase(config, apply, target=target, name=name, weights=weights)
-            for name, weights in parts.items()
+            align_phase(
+                config,
+                apply,
+                target=target,
+                name=name,
+                weights=weights,
+                num_steps=num_steps,
+                batch_size=batch_size,
+            )
+            for name, (*weights, num_steps, batch_size) in parts.items()
         ),
         fit.fit_phase(
             config,
@@ -75,7 +89,9 @@ def align_phase(
     *,
     target: phase.Target,
     name: str,
-    weights: tuple[float, float],
+    weights: Sequence[float],
+    num_steps: int,
+    batch_size: int,
 ) -> phase.Phase:
     """Build stage 1 over class-balanced batches with importance weights.
 
@@ -86,9 +102,11 @@ def align_phase(
       target: the training split.
       name: of the phase.
       weights: omega of FA and lambda of FLD; a term of weight 0 is not computed.
+      num_steps: optimiser steps.
+      batch_size: samples of one step.
     """
     omega, weight = weights
-    num_classes, batch_size = target.num_classes, config.stage1.batch_size
+    num_classes = target.num_classes
     counts = np.bincount(target.labels, minlength=num_classes)
     per_class = batch_size // np.count_nonzero(counts)
     is_per_token = config.fld.dense_1d_per_token and target.is_dense_1d
@@ -126,7 +144,7 @@ def align_phase(
         stage="align",
         loss_fn=loss_fn,
         trainable=("embedder/.*", *head),
-        num_steps=config.stage1.num_steps,
+        num_steps=num_steps,
         optim=config.stage1.optim,
         stream="balanced",
         batch_size=batch_size,

@@ -20,14 +20,17 @@ class Equation(NamedTuple):
       draw: `(key, num, nx) -> sample`; all that is random about a run of `num` samples,
         arrays `[num ...]`. Draws depend on `num`, so a run is drawn as a whole.
       solve: `(sample, *, nx, mode) -> frames`; frames `[b t ...]` of each data set of
-        the file, for any part of a run. Traceable under `jit` where `is_traceable`,
-        with 64-bit types enabled by the caller in mode `accurate`; otherwise NumPy in,
-        NumPy out.
+        the file, for any part of a run. Traceable under `jit`, with 64-bit types
+        enabled by the caller in `wide_modes`; in `host_modes` NumPy in, NumPy out.
       times: at which frames are saved.
       domain: ends of every spatial axis.
       run_size: samples of one published run; a larger set joins runs of keys key,
         key + 1, ...
+      cost: of each mode, how long a sample takes on two processor cores: seconds, at
+        which `nx`, and the power of `nx` they grow with.
+      is_seeded: whether sample i is drawn by seed key + i alone.
       host_modes: modes whose `solve` is not traceable.
+      wide_modes: traceable modes that compute in float64.
     """
 
     draw: Callable[[int, int, int], dict[str, np.ndarray]]
@@ -35,7 +38,10 @@ class Equation(NamedTuple):
     times: np.ndarray
     domain: tuple[float, float]
     run_size: int
+    cost: Mapping[str, tuple[float, int, float]]
+    is_seeded: bool = False
     host_modes: Sequence[str] = ()
+    wide_modes: Sequence[str] = ("accurate",)
 
 
 def centres(domain: tuple[float, float], nx: int) -> np.ndarray:

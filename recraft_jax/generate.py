@@ -1,0 +1,345 @@
+"""Make PDEBench's data: nine equations, in the layout of the published files.
+
+    python -m recraft_jax.generate --task=burgers --num=1000 --nx=256 --out=FILE
+        [--key=2022] [--mode=accurate|compat] [--chunk=SAMPLES]
+
+--mode=accurate solves the equation to 1e-4 or better in float64; --mode=compat follows
+PDEBench's schemes step by step, rounding and all. --nx sets every spatial axis. --key
+is the key of the first run of samples, or of tasks drawn by seed (diffusion_sorption,
+shallow_water, diffusion_reaction_2d) the first seed. Defaults are those of the
+published file. What is finished stays in FILE.parts: the same command goes on after a
+kill and ends with the same file. FILE.json says how FILE was made.
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import importlib
+import json
+import math
+import multiprocessing
+import os
+import pathlib
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import rich.console
+import rich.progress
+from jax.sharding import PartitionSpec
+
+from recraft_jax import cli, errors, tree, writer
+from recraft_jax import mesh as meshes
+from recraft_jax.data import pdebench_file, pdebench_layout
+from recraft_jax.pde import equation
+
+CHUNK_BYTES = 256 << 20  # of frames in float64, on all devices
+MAX_CHUNK = 256
+
+
+def make(
+    out: pathlib.Path, *, task: str, num: int, nx: int, key: int, mode: str, chunk: int
+) -> None:
+    """Generate a file, or go on with one that was begun; returns when it is whole.
+
+    Args:
+      out: the file.
+      task: a name in `pdebench_layout.LAYOUTS`.
+      num: samples.
+      nx: cells of each spatial axis.
+      key: of the first run, or the first seed.
+      mode: `compat` or `accurate`.
+      chunk: samples solved at a time; 0 is as many as fit into a quarter of a GiB.
+
+    Raises:
+      InputError: values no task can use, or files at `out` that are made otherwise.
+      RunError: a solution that is not finite.
+    """
+    check(task, num, nx, key, mode, chunk)
+    asked = {"task": task, "num": num, "nx": nx, "key": key, "mode": mode}
+    parts, card = (out.with_name(f"{out.name}.{s}") for s in ("parts", "json"))
+    if out.exists():
+        _check_same(out, card, asked)
+        return
+    if not out.parent.is_dir():
+        raise errors.InputError(
+            f"--out={out}: there is no folder {out.parent}; allowed: an existing one"
+        )
+    begun = parts / "asked.json"
+    if parts.exists():
+        _check_same(parts, begun, asked)
+    settings = asked | {"chunk": chunk or _chunk(task, num, nx)}
+    if begun.exists():
+        settings = json.loads(begun.read_text())  # the same chunks as before the kill
+    parts.mkdir(exist_ok=True)
+    writer.write_json(begun, settings)
+    starts = range(0, num, settings["chunk"])
+    _solve_parts(parts, starts, settings)
+    writer.write_json(card, settings)
+    pdebench_file.write(
+        out, task, nx, range(key, key + num), (_load(parts, start) for start in starts)
+    )
+    shutil.rmtree(parts)
+
+
+def check(task: str, num: int, nx: int, key: int, mode: str, chunk: int) -> None:
+    """Refuse values before any work."""
+    if task not in pdebench_layout.LAYOUTS:
+        allowed = ", ".join(pdebench_layout.LAYOUTS)
+        raise errors.InputError(f"--task={task}; allowed: {allowed}")
+    if mode not in equation.MODES:
+        raise errors.InputError(f"--mode={mode}; allowed: {', '.join(equation.MODES)}")
+    for name, value, least in (
+        ("num", num, 1),
+        ("nx", nx, 8),
+        ("key", key, 0),
+        ("chunk", chunk, 0),
+    ):
+        if value < least:
+            raise errors.InputError(f"--{name}={value}; allowed: {least} or more")
+    if key + num > 2**32:
+        raise errors.InputError(f"--key={key}; allowed: seeds below 2**32")
+
+
+def seconds(task: str, num: int, nx: int, mode: str) -> float:
+    """Estimate how long `make` takes, from times measured on two processor cores.
+
+    Good to a factor of two or so, plus compilation.
+    """
+    per_sample, measured_at, power = find(task).cost[mode]
+    return num * per_sample * (nx / measured_at) ** power
+
+
+def find(task: str) -> equation.Equation:
+    """Return the equation of a task."""
+    return importlib.import_module(f"recraft_jax.pde.{task}").EQUATION
+
+
+def _check_same(path: pathlib.Path, card: pathlib.Path, asked: dict[str, Any]) -> None:
+    """Refuse what was made with other settings, or by somebody else."""
+    try:
+        made = json.loads(card.read_text())
+    except (OSError, ValueError):
+        raise errors.InputError(
+            f"{path} exists and {card.name} does not say how it was made; allowed: "
+            "another --out"
+        ) from None
+    found = tree.differences({k: made.get(k) for k in asked}, asked)
+    if found:
+        raise errors.InputError(
+            f"{path} was made with other settings ({'; '.join(found)}); allowed: the "
+            "same ones, or another --out"
+        )
+
+
+def _chunk(task: str, num: int, nx: int) -> int:
+    """Samples at a time: a multiple of the devices."""
+    each = 8 * pdebench_layout.LAYOUTS[task].sample_values(nx)
+    most = min(MAX_CHUNK, CHUNK_BYTES // each, num)
+    devices = jax.device_count()
+    return max(most // devices, 1) * devices
+
+
+def _solve_parts(parts: pathlib.Path, starts: range, settings: dict) -> None:
+    task, num, mode = settings["task"], settings["num"], settings["mode"]
+    law = find(task)
+    missing = [start for start in starts if not (parts / _name(start)).exists()]
+    with contextlib.ExitStack() as stack:
+        solve = _make_solver(stack, law, settings)
+        advance = stack.enter_context(_progress(task, num, len(starts) - len(missing)))
+        for start in missing:
+            stop = min(start + settings["chunk"], num)
+            sample = _take(law, settings, start, stop)
+            frames = solve(sample)
+            frames = {k: np.asarray(v).astype(np.float32) for k, v in frames.items()}
+            for name, values in frames.items():
+                flat = values.reshape(len(values), -1)
+                bad = ~np.isfinite(flat).all(axis=1)
+                if bad.any():
+                    raise errors.RunError(
+                        f"{task}, {mode}: {name} of sample {start + bad.argmax()} is "
+                        "not finite; what is finished is kept. Another --nx or --key "
+                        "may help"
+                    )
+            _save(parts, start, frames)
+            advance(min(start + settings["chunk"], num), stop - start)
+
+
+def _take(law: equation.Equation, settings: dict, start: int, stop: int) -> dict:
+    """Rows of what is drawn; a set larger than a run joins runs of keys one apart."""
+    rows = []
+    for run in range(start // law.run_size, (stop - 1) // law.run_size + 1):
+        first = run * law.run_size
+        size = law.run_size if settings["num"] > law.run_size else settings["num"]
+        step = law.run_size if law.is_seeded else 1
+        drawn = _draw(law.draw, settings["key"] + run * step, size, settings["nx"])
+        within = slice(max(start - first, 0), stop - first)
+        rows.append({name: values[within] for name, values in drawn.items()})
+    return {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
+
+
+@functools.lru_cache(maxsize=2)
+def _draw(draw, key: int, num: int, nx: int) -> dict[str, np.ndarray]:
+    return draw(key, num, nx)
+
+
+def _make_solver(stack: contextlib.ExitStack, law: equation.Equation, settings: dict):
+    """Make `sample -> frames`: jitted over the devices, or a pool of processes."""
+    nx, mode = settings["nx"], settings["mode"]
+    if mode in law.host_modes:
+        return _pooled(stack, settings)
+    if mode in law.wide_modes:
+        stack.enter_context(jax.enable_x64(True))
+    mesh = meshes.make()
+    # Every device runs its own time loop: no step waits for another device's.
+    solve = jax.jit(
+        jax.shard_map(
+            functools.partial(law.solve, nx=nx, mode=mode),
+            mesh=mesh,
+            in_specs=PartitionSpec("data"),
+            out_specs=PartitionSpec("data"),
+            check_vma=False,
+        )
+    )
+    size = -(-min(settings["chunk"], settings["num"]) // mesh.size) * mesh.size
+
+    def padded(sample: dict) -> dict:
+        """One size for all chunks, one compilation: the last sample is repeated."""
+        count = len(next(iter(sample.values())))
+        rows = np.minimum(np.arange(size), count - 1)
+        batch = {name: values[rows] for name, values in sample.items()}
+        frames = jax.device_get(solve(meshes.put(mesh, batch)))
+        return {name: values[:count] for name, values in frames.items()}
+
+    return padded
+
+
+def _pooled(stack: contextlib.ExitStack, settings: dict):
+    """Solve sample by sample in as many processes as there are cores."""
+    pool = concurrent.futures.ProcessPoolExecutor(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        mp_context=multiprocessing.get_context("spawn"),
+    )
+    stack.callback(pool.shutdown, cancel_futures=True)
+    solve = functools.partial(
+        _solve_one, settings["task"], settings["nx"], settings["mode"]
+    )
+
+    def spread(sample: dict) -> dict:
+        count = len(next(iter(sample.values())))
+        singles = [{k: v[i : i + 1] for k, v in sample.items()} for i in range(count)]
+        found = list(pool.map(solve, singles))
+        return {k: np.concatenate([one[k] for one in found]) for k in found[0]}
+
+    return spread
+
+
+def _solve_one(task: str, nx: int, mode: str, sample: dict) -> dict:
+    return find(task).solve(sample, nx=nx, mode=mode)
+
+
+@contextlib.contextmanager
+def _progress(task: str, num: int, done_chunks: int) -> Iterator:
+    """A bar on a terminal, elsewhere a line a chunk."""
+    console = rich.console.Console(highlight=False, soft_wrap=True)
+    begun = time.monotonic()
+    made = 0
+
+    def line(stop: int, count: int) -> None:
+        nonlocal made
+        made += count
+        rate = made / (time.monotonic() - begun)
+        left = (num - stop) / rate
+        if console.is_terminal:
+            bar.update(shown, completed=stop)
+        else:
+            console.print(
+                f"{task} {stop}/{num} samples, {rate:.3g} a second, {left:.0f} s to go"
+            )
+
+    if done_chunks:
+        console.print(f"{task}: going on, {done_chunks} chunks are there")
+    if not console.is_terminal:
+        yield line
+        return
+    with rich.progress.Progress(console=console, transient=True) as bar:
+        shown = bar.add_task(task, total=num)
+        yield line
+
+
+def _name(start: int) -> str:
+    return f"{start:08d}.npz"
+
+
+def _save(parts: pathlib.Path, start: int, frames: dict[str, np.ndarray]) -> None:
+    partial = parts / f".{_name(start)}"
+    with partial.open("wb") as file:
+        np.savez(file, **frames)
+    os.replace(partial, parts / _name(start))
+
+
+def _load(parts: pathlib.Path, start: int) -> dict[str, np.ndarray]:
+    with np.load(parts / _name(start), allow_pickle=False) as file:
+        return dict(file)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line; returns the exit code."""
+    return cli.run(_generate, argv)
+
+
+def _generate(argv: Sequence[str]) -> None:
+    parser = cli.Parser("generate", __doc__)
+    parser.add_argument(
+        "--task", required=True, help=", ".join(pdebench_layout.LAYOUTS)
+    )
+    parser.add_argument("--num", type=int, help="samples")
+    parser.add_argument("--nx", type=int, help="cells of each spatial axis")
+    parser.add_argument("--key", type=int, help="of the first run, or first seed")
+    parser.add_argument("--mode", default="accurate", help=", ".join(equation.MODES))
+    parser.add_argument("--chunk", type=int, default=0, help="samples at a time")
+    parser.add_argument("--out", type=pathlib.Path, help="the file to write")
+    given = parser.parse_args(argv)
+    check(given.task, 1, 8, 0, given.mode, 0)
+    layout = pdebench_layout.LAYOUTS[given.task]
+    num, nx, key = (
+        getattr(layout, name) if value is None else value
+        for name, value in (("num", given.num), ("nx", given.nx), ("key", given.key))
+    )
+    out = given.out or pathlib.Path(layout.file)
+    is_there = out.exists()
+    if not is_there:
+        check(given.task, num, nx, key, given.mode, given.chunk)
+        print(announcement(given.task, num, nx, key, given.mode, out), flush=True)
+    make(
+        out,
+        task=given.task,
+        num=num,
+        nx=nx,
+        key=key,
+        mode=given.mode,
+        chunk=given.chunk,
+    )
+    size = out.stat().st_size / 1e6
+    print(f"{out}: {size:.1f} MB{', there already' if is_there else ''}")
+
+
+def announcement(
+    task: str, num: int, nx: int, key: int, mode: str, out: pathlib.Path
+) -> str:
+    """Say what is about to be made and how long it takes."""
+    about = max(seconds(task, num, nx, mode), 1.0)
+    size = 4e-6 * num * pdebench_layout.LAYOUTS[task].sample_values(nx)
+    unit = f"{about:.0f} s" if about < 120 else f"{math.ceil(about / 60)} min"
+    return (
+        f"generating {num} samples of {task} ({mode}, {nx} cells an axis, key {key}, "
+        f"{size:.0f} MB) into {out}: about {unit} on two cores"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
