@@ -31,6 +31,15 @@ def mc_slope(
     return jnp.where(a * b > 0, jnp.sign(c) * least, 0)
 
 
+def save_times(times: Sequence[float]) -> np.ndarray:
+    """Times of the frames after the first, added up in float32; the last is the end."""
+    spacing = np.float32(times[1] - times[0])
+    later = np.cumsum(np.full(len(times) - 1, spacing), dtype=np.float32)
+    later += np.float32(times[0])
+    later[-1] = times[-1]
+    return later
+
+
 def march(
     step: Callable[[State, Float[Array, " b"]], State],
     limit: Callable[[State], Float[Array, " b"] | float],
@@ -53,9 +62,6 @@ def march(
     """
     leaves = jax.tree.leaves(state)
     batch = leaves[0].shape[0]
-    spacing = np.float32(times[1] - times[0])
-    saves = np.cumsum(np.full(len(times) - 1, spacing), dtype=np.float32)
-    saves = np.float32(times[0]) + saves
     end = np.float32(times[-1])
 
     def remaining(clock, save):
@@ -83,7 +89,7 @@ def march(
         return carry, carry[0]
 
     clock = jnp.full((batch,), times[0], jnp.float32)
-    _, frames = jax.lax.scan(to_save, (state, clock), saves)
+    _, frames = jax.lax.scan(to_save, (state, clock), save_times(times))
     return jax.tree.map(
         lambda first, rest: jnp.concatenate(
             [first[:, None], jnp.swapaxes(rest, 0, 1)], 1
