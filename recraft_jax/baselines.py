@@ -1,9 +1,10 @@
 """Trivial and linear baselines on the same split as the method.
 
 `mean`: the training mean (dense), the majority class, or how often each label is on.
-`persistence`: the input itself, where input and target have one shape. `linear`: ridge
-or logistic regression on the flattened input, one for each label, its strength chosen
-on the validation split.
+`persistence`: the input itself, where input and target have one shape. `input_mean`:
+the spatial mean of each of its channels, which is all that diffusion leaves. `linear`:
+ridge or logistic regression on the flattened input, one for each label, its strength
+chosen on the validation split.
 """
 
 from collections.abc import Callable
@@ -31,6 +32,10 @@ def scores(task: tasks.Task) -> dict[str, float]:
     found = {"mean": score(_mean(task, len(test["x"])), "test")}
     if task.kind == "dense" and test["x"].shape == test["y"].shape:
         found["persistence"] = score(test["x"], "test")
+        space = tuple(range(1, test["x"].ndim - 1))
+        mean = test["x"].mean(space, keepdims=True, dtype=np.float64)
+        pred = np.broadcast_to(mean, test["x"].shape).astype(np.float32)
+        found["input_mean"] = score(pred, "test")
     if task.kind != "classification" or len(np.unique(train["y"])) > 1:
         found["linear"] = score(fit[task.kind](task, score), "test")
     else:

@@ -1,7 +1,6 @@
 """From a config to the parts of a run: data, model, source."""
 
 import functools
-import io
 import json
 import pathlib
 import zipfile
@@ -187,9 +186,7 @@ def origin(
     )
     named = {"name": sources.resolve(config, body)} | found.report
     found = found._replace(report=named)
-    buffer = io.BytesIO()
-    np.savez(buffer, **found._replace(report=json.dumps(found.report))._asdict())
-    writer.write_atomically(path, buffer.getvalue())
+    writer.write_npz(path, **found._replace(report=json.dumps(found.report))._asdict())
     return found
 
 

@@ -165,7 +165,7 @@ def _solve_parts(parts: pathlib.Path, starts: range, settings: dict) -> None:
                         "not finite; what is finished is kept. Another --nx or --key "
                         "may help"
                     )
-            _save(parts, start, frames)
+            writer.write_npz(parts / _name(start), **frames)
             advance(min(start + settings["chunk"], num), stop - start)
 
 
@@ -273,13 +273,6 @@ def _progress(task: str, num: int, done_chunks: int) -> Iterator:
 
 def _name(start: int) -> str:
     return f"{start:08d}.npz"
-
-
-def _save(parts: pathlib.Path, start: int, frames: dict[str, np.ndarray]) -> None:
-    partial = parts / f".{_name(start)}"
-    with partial.open("wb") as file:
-        np.savez(file, **frames)
-    os.replace(partial, parts / _name(start))
 
 
 def _load(parts: pathlib.Path, start: int) -> dict[str, np.ndarray]:

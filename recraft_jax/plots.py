@@ -44,7 +44,7 @@ def draw_gap(runs: Sequence[dict[str, Any]], omega: float) -> figure.Figure:
       omega: the common one, in nats per unit of feature distance.
     """
     first = runs[0]
-    fig = _figure(11, 5)
+    fig = new_figure(11, 5)
     axes = fig.subplots(1, 2, sharey=True)
     err_t = np.array([run["final"]["err_t"] for run in runs])
     seeds = sorted({run["seed"] for run in runs})
@@ -104,7 +104,7 @@ def draw_bound(run: dict[str, Any]) -> figure.Figure:
     rows = run["checkpoints"]
     at = np.concatenate([np.arange(len(rows)), [len(rows) + 0.6]])
     every = [*rows, run["final"]]
-    fig = _figure(min(max(7.5, 3.5 + 0.62 * len(every)), 16), 5.4)
+    fig = new_figure(min(max(7.5, 3.5 + 0.62 * len(every)), 16), 5.4)
     ax = fig.subplots()
     totals = np.array([row["bound"] for row in every])
     stack = {term: np.array([row[term] for row in every]) for term in gap.TERMS}
@@ -212,7 +212,7 @@ def check_path(path: pathlib.Path) -> None:
         )
 
 
-def _figure(width: float, height: float) -> figure.Figure:
+def new_figure(width: float, height: float) -> figure.Figure:
     """Make a figure of its own, in inches, that pyplot knows nothing of."""
     fig = figure.Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     backend_agg.FigureCanvasAgg(fig)

@@ -3,11 +3,14 @@
 python -m recraft_jax.report WORKDIR [WORKDIR ...]                  # Markdown table
 python -m recraft_jax.report --gap WORKDIR [WORKDIR ...] --out=FILE.png [--omega=0.4]
 python -m recraft_jax.report --bound WORKDIR --out=FILE.png
+python -m recraft_jax.report --fields WORKDIR [--out=FILE.png]
 
 --gap: target error against semantic gap, one point a run, of runs that differ in omega
 and seed only; prints their table and correlations. --bound: the terms of the bound at
 each checkpoint of one run. Both need what `python -m recraft_jax.evaluate
---workdir=WORKDIR --bound` leaves in each folder.
+--workdir=WORKDIR --bound` leaves in each folder. --fields: input, target, prediction
+and error of the first test samples of one run that predicts fields, by default into
+WORKDIR/fields.png.
 """
 
 import argparse
@@ -162,6 +165,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("workdir", nargs="+", type=pathlib.Path)
     parser.add_argument("--gap", action="store_true", help="draw error against gap")
     parser.add_argument("--bound", action="store_true", help="draw the bound of a run")
+    parser.add_argument("--fields", action="store_true", help="draw fields of a run")
     parser.add_argument("--out", type=pathlib.Path, help="the figure to write")
     parser.add_argument(
         "--omega",
@@ -174,14 +178,17 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _answer(given: argparse.Namespace) -> str:
     """Do what was asked and return what to print."""
-    figure = [f"--{name}" for name in ("gap", "bound") if getattr(given, name)]
+    figures = ("gap", "bound", "fields")
+    figure = [f"--{name}" for name in figures if getattr(given, name)]
     if len(figure) > 1:
-        raise errors.InputError("--gap and --bound; allowed: one of the two")
+        raise errors.InputError(f"{' and '.join(figure)}; allowed: one of them")
+    if given.fields:
+        return _draw_fields(given)
     if bool(figure) != (given.out is not None):
         raise errors.InputError(
             f"{figure[0]} needs --out=FILE.png"
             if figure
-            else "--out is for --gap and --bound; allowed: one of the two with it"
+            else "--out is for figures; allowed: --gap, --bound or --fields with it"
         )
     if given.omega is not None and not (given.gap and 0 <= given.omega < math.inf):
         raise errors.InputError(
@@ -203,6 +210,24 @@ def _answer(given: argparse.Namespace) -> str:
     gap.check_finite(runs[0], [*runs[0]["checkpoints"], runs[0]["final"]])
     plots.save(plots.draw_bound(runs[0]), given.out)
     return f"figure    {given.out}"
+
+
+def _draw_fields(given: argparse.Namespace) -> str:
+    if given.omega is not None:
+        raise errors.InputError(f"--omega={given.omega}; allowed: with --gap")
+    if len(given.workdir) != 1:
+        raise errors.InputError(
+            f"--fields with {len(given.workdir)} runs; allowed: one"
+        )
+    from recraft_jax import field_plots, plots
+
+    (workdir,) = given.workdir
+    out = given.out or workdir / "fields.png"
+    results = read(workdir)
+    fields = field_plots.read(workdir)
+    plots.check_path(out)
+    plots.save(field_plots.draw(fields, results), out)
+    return f"figure    {out}"
 
 
 if __name__ == "__main__":

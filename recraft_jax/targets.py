@@ -7,8 +7,16 @@ import ml_collections
 import numpy as np
 
 from recraft_jax import assets, errors, generate, writer
-from recraft_jax.data import darcy, pdebench, pdebench_layout, spoken_digits, tasks
-from recraft_jax.data import generators as synthetic
+from recraft_jax.data import (
+    darcy,
+    pdebench,
+    pdebench_layout,
+    spoken_digits,
+    synthetic,
+    tasks,
+)
+
+NUM_COURSES = 4  # test samples whose whole solution is kept for figures
 
 
 def load(config: ml_collections.ConfigDict) -> tasks.Task:
@@ -79,7 +87,8 @@ def _pde(config: ml_collections.ConfigDict) -> tasks.Task:
             num_test=data.num_test,
         )
         splits[split] = {side: _channels_last(config, found[side]) for side in "xy"}
-    return tasks.checked(tasks.Task(name, "dense", "nrmse", splits))
+    course = pdebench.course(path, name, config.protocol, NUM_COURSES)
+    return tasks.checked(tasks.Task(name, "dense", "nrmse", splits, course=course))
 
 
 def _channels_last(config: ml_collections.ConfigDict, values: np.ndarray) -> np.ndarray:

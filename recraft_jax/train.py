@@ -34,6 +34,7 @@ from recraft_jax.losses import distortion, ot
 from recraft_jax.methods import recraft
 
 FA_REPORT_POINTS = 2048
+NUM_SHOWN = 4  # test samples kept for figures
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -171,6 +172,18 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
             params = {**last, **best}
 
     # ------------------------------------------------------------------------ results
+    if task.kind == "dense":
+        shown = {k: v[:NUM_SHOWN] for k, v in inputs["test"].items()}
+        pred = scoring.collect(
+            steps.make_eval_step(
+                lambda params, batch: {"pred": model.apply(params, batch["x"])[0]},
+                mesh=mesh,
+            ),
+            params,
+            shown,
+            **settings,
+        )
+        write_fields(workdir / "fields.npz", task, pred["pred"])
     test = {"best_val": score(params, "test"), "last": score(last, "test")}
     before = record["align"]["before"]
     after = record["align"].get("after", before)
@@ -201,6 +214,19 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
     }
     writer.write_json(workdir / "results.json", results)
     return results
+
+
+def write_fields(path: pathlib.Path, task: tasks.Task, pred: np.ndarray) -> None:
+    """Store input, target and prediction of the first test samples for figures.
+
+    Args:
+      path: of the `.npz` file.
+      task: its arrays are stored in their own units, and its course if it has one.
+      pred: of the best parameters `[k ...]`.
+    """
+    test = {name: v[: len(pred)] for name, v in task.splits["test"].items()}
+    course = {f"course_{name}": v for name, v in task.course.items()}
+    writer.write_npz(path, pred=pred, **test, **course)
 
 
 def measure_alignment(

@@ -5,6 +5,7 @@ console shows the same numbers.
 """
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import rich.console
 import rich.progress
 
@@ -135,6 +137,13 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Write JSON atomically, indented for readers."""
     write_atomically(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def write_npz(path: pathlib.Path, **arrays: Any) -> None:
+    """Write arrays atomically as `.npz`, without pickles."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    write_atomically(path, buffer.getvalue())
 
 
 def set_up_logging() -> None:

@@ -129,8 +129,8 @@ def test_save_keeps_the_old_figure_when_it_fails(save, tmp_path, monkeypatch):
 
 BAD = {
     "no out": (["--gap", "A"], "--gap needs --out=FILE.png"),
-    "out of a table": (["A", "--out=x.png"], "--out is for --gap and --bound"),
-    "both": (["--gap", "--bound", "A", "--out=x.png"], "allowed: one of the two"),
+    "out of a table": (["A", "--out=x.png"], "--out is for figures"),
+    "both": (["--gap", "--bound", "A", "--out=x.png"], "allowed: one of them"),
     "format": (["--gap", "A", "--out=x.jpg"], "--out=x.jpg; allowed: a name that ends"),
     "folder": (["--gap", "A", "--out=no/x.png"], "no folder no; allowed: an existing"),
     "omega": (

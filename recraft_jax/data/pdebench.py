@@ -136,6 +136,37 @@ def load(
     return found
 
 
+def course(
+    path: str | os.PathLike, task: str, protocol: str, num: int
+) -> dict[str, np.ndarray]:
+    """Read whole solutions of the first test samples of a 1-D task.
+
+    Returns:
+      `values` `[k t n c]` in physical units at the kept cells, `times` `[t]`, `coords`
+      `[n]` and `frame`, the target's; empty for tasks on a plane.
+    """
+    pairs = PAIRS[task]
+    with File(path, task) as file:
+        if file.layout.space != "x":
+            return {}
+        _, test = split_rows(file.num, pairs, num_test=num)
+        frames = range(file.layout.num_frames)
+        fields = [
+            np.stack([file.read(name, test, frame) for frame in frames], axis=1)
+            for name in file.layout.fields
+        ]
+        values = fields[0] if file.layout.is_grouped else np.stack(fields, axis=-1)
+        coordinates = file.layout.coordinates(file.nx)
+    frame = pairs.test_frame if protocol == "official" else pairs.frame
+    named = {name[0]: points for name, points in coordinates.items()}
+    return {
+        "values": values[:, :, :: pairs.stride],
+        "times": named["t"][: len(frames)],
+        "coords": named["x"][:: pairs.stride],
+        "frame": np.asarray(frame),
+    }
+
+
 def split_rows(
     num: int, pairs: Pairs, num_samples: int = 0, num_test: int = 0
 ) -> tuple[slice, slice]:

@@ -25,6 +25,9 @@ class Task(NamedTuple):
       metric: a name in `metrics.METRICS`, computed in the units of `y`.
       splits: `{"train" | "val" | "test": {"x": [n ...], "y": [n ...]}}`.
       num_classes: K_t for classification, k for multi-label, 0 for dense.
+      course: of 1-D fields in time, what figures show of the first test samples:
+        `values` `[k t n c]` from input to target and on, `times` `[t]`, `coords` `[n]`
+        and the target's `frame`; empty elsewhere.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Task(NamedTuple):
     metric: str
     splits: Mapping[str, Mapping[str, np.ndarray]]
     num_classes: int = 0
+    course: Mapping[str, np.ndarray] = {}
 
 
 class Scale(NamedTuple):

@@ -1,87 +1,14 @@
-"""Generated tasks: PDEBench's own frames, exact shifts, periods."""
+"""Sines with labels: periods, phases, noise."""
 
-import pathlib
-
-import jax
 import numpy as np
 import pytest
 
 from recraft_jax import errors
-from recraft_jax.data import generators
-
-SEED = 2022  # of PDEBench's published file
-
-
-@pytest.fixture(scope="module")
-def golden():
-    """Frames of PDEBench's own generator at t = 0 and t = 2, speed 0.4."""
-    path = pathlib.Path(__file__).parent / "golden" / "advection.npz"
-    with np.load(path) as arrays:
-        return dict(arrays)
-
-
-def distance(pred, y):
-    return np.linalg.norm(pred - y, axis=1) / np.linalg.norm(y, axis=1)
-
-
-def test_initial_fields_are_pdebenchs(golden):
-    num, points = golden["first"].shape
-    got = generators.initial_fields(jax.random.PRNGKey(SEED), num, golden["x"], points)
-    np.testing.assert_allclose(got, golden["first"], rtol=0, atol=1e-5)
-
-
-def test_initial_fields_do_not_depend_on_the_global_random_numbers(golden):
-    num, points = golden["first"].shape
-    with jax.threefry_partitionable(not jax.config.jax_threefry_partitionable):
-        got = generators.initial_fields(
-            jax.random.PRNGKey(SEED), num, golden["x"], points
-        )
-    np.testing.assert_allclose(got, golden["first"], rtol=0, atol=1e-5)
-
-
-def test_advection_starts_at_pdebenchs_first_frame(golden):
-    num, points = golden["first"].shape
-    made = generators.advection(num, points, SEED)
-    np.testing.assert_allclose(made["x"][..., 0], golden["first"], rtol=0, atol=1e-5)
-
-
-def test_advection_ends_near_pdebenchs_last_frame(golden):
-    num, points = golden["first"].shape
-    made = generators.advection(num, points, SEED)
-    # Their scheme is of first order and smooths; ours is exact. Hence 0.16.
-    shifted = distance(made["y"][..., 0], golden["last"])
-    assert shifted.max() < 0.16
-    unshifted = distance(made["x"][..., 0], golden["last"])
-    assert unshifted.mean() > 4 * shifted.mean()
-
-
-@pytest.mark.parametrize("num_points", [5, 40, 125])
-def test_advection_shifts_right_by_four_fifths_of_the_interval(num_points):
-    # 0.4 x 2 is a whole number of cells here, so both fields are evaluated at the same
-    # coordinates and the shift is exact even where the wrap-around is a jump.
-    made = generators.advection(16, num_points, seed=3)
-    want = np.roll(made["x"], num_points * 4 // 5, axis=1)
-    # Coordinates differ by rounding (6e-8), times slopes of up to 100 per unit.
-    np.testing.assert_allclose(made["y"], want, rtol=0, atol=3e-5)
-
-
-def test_advection_is_float32_and_depends_on_its_seed():
-    one, same, other = (generators.advection(4, 16, seed) for seed in (1, 1, 2))
-    for key in "xy":
-        assert one[key].shape == (4, 16, 1)
-        assert one[key].dtype == np.float32
-        np.testing.assert_array_equal(one[key], same[key])
-        assert not np.allclose(one[key], other[key])
-
-
-@pytest.mark.parametrize(("num", "num_points"), [(0, 16), (4, 1)])
-def test_advection_refuses_empty_data(num, num_points):
-    with pytest.raises(errors.InputError, match="at least 1 sample and 2 points"):
-        generators.advection(num, num_points, seed=0)
+from recraft_jax.data import synthetic
 
 
 def make_waves(noise=0.0, seed=0):
-    return generators.waves(
+    return synthetic.waves(
         num_train=40,
         num_test=20,
         num_points=32,
@@ -131,7 +58,7 @@ def test_waves_are_float32_and_depend_on_their_seed():
 
 
 def make_tones(noise=0.0, seed=0, num_labels=4):
-    return generators.tones(
+    return synthetic.tones(
         num_train=60,
         num_test=20,
         num_points=32,
