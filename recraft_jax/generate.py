@@ -149,7 +149,7 @@ def _solve_parts(parts: pathlib.Path, starts: range, settings: dict) -> None:
     law = find(task)
     missing = [start for start in starts if not (parts / _name(start)).exists()]
     with contextlib.ExitStack() as stack:
-        solve = _make_solver(stack, law, settings)
+        solve = make_solver(stack, law, settings)
         advance = stack.enter_context(_progress(task, num, len(starts) - len(missing)))
         for start in missing:
             stop = min(start + settings["chunk"], num)
@@ -187,7 +187,7 @@ def _draw(draw, key: int, num: int, nx: int) -> dict[str, np.ndarray]:
     return draw(key, num, nx)
 
 
-def _make_solver(stack: contextlib.ExitStack, law: equation.Equation, settings: dict):
+def make_solver(stack: contextlib.ExitStack, law: equation.Equation, settings: dict):
     """Make `sample -> frames`: jitted over the devices, or a pool of processes."""
     nx, mode = settings["nx"], settings["mode"]
     if mode in law.host_modes:

@@ -43,6 +43,10 @@ MAY_IMPORT = {
     "measure": ("errors", "provenance"),
     "benchmark_bodies": (*LAYER0, "measure", "state", "steps", "models/*"),
     "benchmark": ("cli", "errors", "measure", "writer", "losses/*"),
+    "benchmark_generation": (
+        *("cli", "errors", "generate", "measure", "writer"),
+        *("data/pdebench_layout", "pde/equation"),
+    ),
     "gap": (".", "errors", "tree"),
     "plots": (".", "errors", "gap"),
     "field_plots": (".", "errors", "plots"),
