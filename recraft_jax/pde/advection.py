@@ -4,6 +4,8 @@ PDEBench's `1D_Advection_Sols_beta0.4`: second-order finite volumes (compat), or
 initial field shifted (accurate), which is exact at any resolution.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,15 +19,9 @@ REACH = 4  # two ghost cells for the predictor, two for the corrector
 TIMES = np.linspace(0.0, 2.0, 201)
 
 
-def solve(
-    sample: equation.Sample, *, nx: int, mode: str
-) -> dict[str, Float[Array, "b t x"]]:
-    """Solve from the sample's initial field to every time of `TIMES`."""
-    solver = {"compat": compat, "accurate": accurate}[mode]
-    return {"tensor": solver(sample, nx, TIMES)}
-
-
-def compat(sample: equation.Sample, nx: int, times) -> Float[Array, "b t x"]:
+def compat(
+    sample: equation.Sample, nx: int, times: Sequence[float]
+) -> Float[Array, "b t x"]:
     """Limited slopes, upwind flux, midpoint rule in time; float32."""
     dx = 1 / nx
 
@@ -39,7 +35,9 @@ def compat(sample: equation.Sample, nx: int, times) -> Float[Array, "b t x"]:
     return scalar.march(advance, REACH, CFL * dx / SPEED, u, times)
 
 
-def accurate(sample: equation.Sample, nx: int, times) -> Float[Array, "b t x"]:
+def accurate(
+    sample: equation.Sample, nx: int, times: Sequence[float]
+) -> Float[Array, "b t x"]:
     """`u(x, t) = u_0((x - 0.4 t) mod 1)`, evaluated, not interpolated."""
     centres = equation.centres(scalar.DOMAIN, nx)
 
@@ -50,10 +48,4 @@ def accurate(sample: equation.Sample, nx: int, times) -> Float[Array, "b t x"]:
     return jnp.swapaxes(frames, 0, 1)
 
 
-EQUATION = equation.Equation(
-    draw=scalar.draw,
-    solve=solve,
-    times=TIMES,
-    domain=scalar.DOMAIN,
-    run_size=scalar.RUN_SIZE,
-)
+EQUATION = scalar.make(compat, accurate, TIMES)

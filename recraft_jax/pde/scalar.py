@@ -16,9 +16,13 @@ from jaxtyping import Array, Float
 from recraft_jax import errors
 from recraft_jax.pde import equation, finite_volume, sines
 
+# (sample, cells, times) -> frames
+Solver = Callable[[equation.Sample, int, Sequence[float]], Float[Array, "b t x"]]
+
 DOMAIN = (0.0, 1.0)
 RUN_SIZE = 10_000
-MIN_CELLS = 8  # twice the reach of a step; the diffusive limit is then the smaller one
+MIN_CELLS = 16  # two per period of the shortest wave
+NUM_FINE = 16_384  # points where integrals over the initial field need them
 
 
 def draw(key: int, num: int, nx: int) -> dict[str, np.ndarray]:
@@ -34,16 +38,33 @@ def draw(key: int, num: int, nx: int) -> dict[str, np.ndarray]:
     return sines.draw(jax.random.PRNGKey(key), num, num_modes=4, window_prob=0.1)
 
 
+def make(compat: Solver, accurate: Solver, times: np.ndarray) -> equation.Equation:
+    """Put together an equation from its solvers, one per mode."""
+    solvers = dict(zip(equation.MODES, (compat, accurate), strict=True))
+
+    def solve(sample, *, nx, mode):
+        return {"tensor": solvers[mode](sample, nx, times)}
+
+    return equation.Equation(
+        draw=draw, solve=solve, times=times, domain=DOMAIN, run_size=RUN_SIZE
+    )
+
+
 def initial(
-    sample: dict[str, Array], nx: int, points: Float[np.ndarray, " p"]
+    sample: equation.Sample, nx: int, points: Float[Array, " p"]
 ) -> Float[Array, "b p"]:
     """Evaluate the fields of a grid of `nx` cells at any points of the domain."""
     return sines.evaluate(sample, jnp.asarray(points), 1 - 1 / nx)
 
 
-def cells(sample: dict[str, Array], nx: int, dtype) -> Float[Array, "b x"]:
+def cells(sample: equation.Sample, nx: int, dtype) -> Float[Array, "b x"]:
     """Evaluate the fields at the cell centres."""
     return initial(sample, nx, equation.centres(DOMAIN, nx).astype(dtype))
+
+
+def fine(sample: equation.Sample, nx: int, num_points: int) -> Float[Array, "b p"]:
+    """Evaluate the same fields at the midpoints of many more intervals."""
+    return initial(sample, nx, equation.centres(DOMAIN, num_points))
 
 
 def difference(u: Float[Array, " m"], stride: int) -> Float[Array, " k"]:
