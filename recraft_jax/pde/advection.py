@@ -48,4 +48,5 @@ def accurate(
     return jnp.swapaxes(frames, 0, 1)
 
 
-EQUATION = scalar.make(compat, accurate, TIMES)
+COST = {"compat": (0.0015, 128, 2), "accurate": (0.006, 1024, 1)}
+EQUATION = scalar.make(compat, accurate, TIMES, COST)

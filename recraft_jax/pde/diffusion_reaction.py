@@ -111,4 +111,5 @@ def graded(span: float, num_steps: int) -> np.ndarray:
     return np.diff(span * np.linspace(0, 1, 8 * num_steps + 1) ** 4)
 
 
-EQUATION = scalar.make(compat, accurate, TIMES)
+COST = {"compat": (0.01, 128, 3), "accurate": (0.006, 1024, 1)}
+EQUATION = scalar.make(compat, accurate, TIMES, COST)

@@ -6,7 +6,7 @@ flattened: neighbours are `b` numbers apart, and a whole step, predictor and cor
 is one kernel whose vectors are full at any batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,12 @@ def draw(key: int, num: int, nx: int) -> dict[str, np.ndarray]:
     return sines.draw(jax.random.PRNGKey(key), num, num_modes=4, window_prob=0.1)
 
 
-def make(compat: Solver, accurate: Solver, times: np.ndarray) -> equation.Equation:
+def make(
+    compat: Solver,
+    accurate: Solver,
+    times: np.ndarray,
+    cost: Mapping[str, tuple[float, int, float]],
+) -> equation.Equation:
     """Put together an equation from its solvers, one per mode."""
     solvers = dict(zip(equation.MODES, (compat, accurate), strict=True))
 
@@ -46,7 +51,12 @@ def make(compat: Solver, accurate: Solver, times: np.ndarray) -> equation.Equati
         return {"tensor": solvers[mode](sample, nx, times)}
 
     return equation.Equation(
-        draw=draw, solve=solve, times=times, domain=DOMAIN, run_size=RUN_SIZE
+        draw=draw,
+        solve=solve,
+        times=times,
+        domain=DOMAIN,
+        run_size=RUN_SIZE,
+        cost=cost,
     )
 
 
