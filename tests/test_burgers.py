@@ -73,8 +73,9 @@ def test_accurate_keeps_the_mean_and_ends_on_it(accurate):
 
 def test_accurate_has_converged(sample, accurate):
     with jax.enable_x64(True):
-        finer = np.asarray(burgers.accurate(sample, NX, burgers.TIMES, 2**16))
-        coarser = np.asarray(burgers.accurate(sample, NX, burgers.TIMES, 2**12))
-    error = distance(accurate, finer, 2).max()
+        times = burgers.TIMES[:5]  # errors are largest early
+        finer = np.asarray(burgers.accurate(sample, NX, times, 2**16))
+        coarser = np.asarray(burgers.accurate(sample, NX, times, 2**12))
+    error = distance(accurate[:, :5], finer, 2).max()
     assert error < 1e-6
     assert distance(coarser, finer, 2).max() > 8 * error  # of second order: 16

@@ -85,14 +85,13 @@ def test_accurate_has_converged(sample, accurate):
 
 
 def test_float32_freezes_on_the_published_grid_and_the_equation_does_not():
-    nx, times = 1024, fisher.TIMES[:4]
+    nx, times = 1024, fisher.TIMES[:3]
     sample = rows(fisher.EQUATION.draw(2022, 4, nx), slice(3, 4))
     frozen = np.asarray(jax.jit(lambda s: fisher.compat(s, nx, times))(sample))[0]
     grown = solve(sample, nx, times)[0]
     np.testing.assert_array_equal(frozen[2], frozen[1])
-    np.testing.assert_array_equal(frozen[3], frozen[1])
     np.testing.assert_allclose(frozen[1:], 0.375, atol=1e-4)
     assert frozen[1].std(dtype=np.float64) < 1e-9
     mean = grown.mean(1)
-    # Logistic growth of 0.375 for 0.02: 0.02 x 0.375 x 0.625.
-    np.testing.assert_allclose(mean[3] - mean[1], 4.7e-3, rtol=0.01)
+    # The logistic growth of 0.375 for 0.01 is 0.01 x 0.375 x 0.625.
+    np.testing.assert_allclose(mean[2] - mean[1], 2.34e-3, rtol=0.02)
