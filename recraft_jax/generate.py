@@ -95,7 +95,7 @@ def check(task: str, num: int, nx: int, key: int, mode: str, chunk: int) -> None
         raise errors.InputError(f"--mode={mode}; allowed: {', '.join(equation.MODES)}")
     for name, value, least in (
         ("num", num, 1),
-        ("nx", nx, 8),
+        ("nx", nx, 1),
         ("key", key, 0),
         ("chunk", chunk, 0),
     ):

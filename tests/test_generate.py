@@ -189,7 +189,7 @@ BAD = {
     "task": (["--task=burger"], "--task=burger; allowed: advection, burgers"),
     "mode": (["--mode=exact"], "--mode=exact; allowed: compat, accurate"),
     "num": (["--num=0"], "--num=0; allowed: 1 or more"),
-    "nx": (["--nx=2"], "--nx=2; allowed: 8 or more"),
+    "nx": (["--nx=0"], "--nx=0; allowed: 1 or more"),
     "key": (["--key=-1"], "--key=-1; allowed: 0 or more"),
     "seed": (["--key=4294967295"], "allowed: seeds below 2**32"),
     "chunk": (["--chunk=-2"], "--chunk=-2; allowed: 0 or more"),

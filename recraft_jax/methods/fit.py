@@ -1,4 +1,4 @@
-"""Target fitting: the last phase of every method, the only one of `nft` and `scratch`.
+"""Target fitting: the last phase of every method, the only one without a stage 1.
 
 Stage 2 of RECRAFT (the paper's Eq. 9): minimise the task loss over body and head, and
 over the embedder unless it is frozen (the paper freezes it, the released code does
@@ -20,7 +20,7 @@ def phases(
     target: phase.Target,
     fit_steps: int,
 ) -> list[phase.Phase]:
-    """The one phase of `nft` and `scratch`; nobody else has trained the embedder."""
+    """The one phase of `nft`, `scratch` and `fno`; nobody else has trained the embedder."""
     del target
     return [fit_phase(config, apply, loss, num_steps=fit_steps, freeze_embedder=False)]
 
@@ -48,12 +48,13 @@ def fit_phase(
         pred, _ = apply(params, batch["x"])
         return loss(pred, batch["y"]).mean(), (stats, {})
 
-    trainable = ("(?:body|head)/.*",)  # one pattern: a head may have no parameters
+    # One pattern: a head may have no parameters, a model of its own is all body.
+    parts = "body|head" if freeze_embedder else "embedder|body|head"
     return phase.Phase(
         name="fit",
         stage="fit",
         loss_fn=loss_fn,
-        trainable=trainable if freeze_embedder else ("embedder/.*", *trainable),
+        trainable=(f"(?:{parts})/.*",),
         num_steps=num_steps,
         optim=config.stage2.optim,
         stream="shuffled",
