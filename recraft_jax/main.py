@@ -157,6 +157,9 @@ def check(config: ml_collections.ConfigDict) -> None:
             _refuse(config, path, "above 0 and below 1")
     if not 0 < config.data.pos_weight < float("inf"):
         _refuse(config, "data.pos_weight", "above 0 and finite")
+    path = config.data.path
+    if path and not pathlib.Path(path).exists():
+        _refuse(config, "data.path", "a file or folder that exists")
     for path, allowed in CHOICES.items():
         section, name = path.split(".")
         if config[section][name] not in allowed:

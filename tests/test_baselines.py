@@ -104,6 +104,23 @@ def test_persistence_predicts_the_input():
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(6, 5, 2), (6, 4, 3, 2)])
+def test_input_mean_is_flat_in_each_channel(shape):
+    rng = np.random.default_rng(0)
+    splits = {
+        s: {k: rng.normal(size=shape).astype(np.float32) for k in "xy"}
+        for s in tasks.SPLITS
+    }
+    got = baselines.scores(dense(splits))["input_mean"]
+    x = splits["test"]["x"]
+    flat = np.empty_like(x)
+    for sample in range(6):
+        for channel in range(2):
+            flat[sample, ..., channel] = x[sample, ..., channel].mean()
+    want = nrmse(flat, splits["test"]["y"])
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(5, 2), (4, 1), (5, 1, 1)])
 def test_persistence_needs_equal_shapes(shape):
     rng = np.random.default_rng(0)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recraft_jax import build, evaluate, main, scoring
+from recraft_jax import build, evaluate, main, report, scoring
 from recraft_jax.losses import lipschitz as lipschitz_losses
 from recraft_jax.methods import alignment, label_distortion, lipschitz, recraft
 
@@ -90,6 +90,18 @@ BAD = {
     "unknown key": (
         [f"--config={PDE}:darcy16,metod=nft"],
         "unknown key 'metod' (did you mean 'method'?); allowed: method, backbone",
+    ),
+    "backbone of a method that has none": (
+        [f"--config={PDE}:method=fno,backbone=minilm"],
+        "backbone with method fno, which has a model of its own; allowed: leave it out",
+    ),
+    "data that are not there": (
+        [f"--config={PDE}:burgers", "--config.data.path=no/such.hdf5"],
+        "data.path = 'no/such.hdf5'; allowed: a file or folder that exists",
+    ),
+    "unknown mode of data": (
+        [f"--config={PDE}:burgers", "--config.data.mode=exact"],
+        "data.mode = 'exact'; allowed: accurate, compat",
     ),
     "key twice": ([f"--config={PDE}:seed=1,seed=2"], "key 'seed' is given twice"),
     "seed of wrong type": ([f"--config={PDE}:seed=one"], "a whole number"),
@@ -282,6 +294,30 @@ def test_run_ends_with_its_table_and_results(finished):
     assert steps == sorted(steps) and steps[-1] == 24
     best = min(line["val_nrmse"] for line in lines(finished) if "val_nrmse" in line)
     assert results["val"]["best"] == pytest.approx(best)
+
+
+def test_run_leaves_fields_that_can_be_drawn(finished, capsys):
+    with np.load(finished / "fields.npz") as fields:
+        assert fields["pred"].shape == fields["y"].shape == (4, 32, 1)
+        assert fields["course_values"].shape == (4, 201, 32, 1)
+        at = fields["course_values"][:, fields["course_frame"]]
+        np.testing.assert_array_equal(at, fields["y"])
+        np.testing.assert_array_equal(fields["course_values"][:, 0], fields["x"])
+    assert report.main(["--fields", str(finished)]) == 0
+    assert (finished / "fields.png").exists()
+    capsys.readouterr()
+
+
+def test_fno_runs_without_a_backbone(compile_cache, tmp_path, capsys):
+    arguments = ["main", f"--config={SMOKE}:dense,method=fno", "--config.fno.modes=4"]
+    arguments += ["--config.fno.width=8", f"--config.assets.cache={compile_cache}"]
+    assert main.main([*arguments, f"--workdir={tmp_path}"]) == 0
+    results = read(tmp_path)
+    assert results["backbone_name"] == "FNO" and results["source"] is None
+    assert results["test"]["best_val"] < results["baselines"]["mean"]
+    assert "persistence" in capsys.readouterr().out
+    assert evaluate.main(["--workdir", str(tmp_path), "--bound"]) == 2
+    assert "no source model" in capsys.readouterr().err
 
 
 def test_same_command_again_shows_the_table_and_trains_nothing(smoke, capsys, finished):

@@ -22,6 +22,7 @@ def section(**changes):
         "clip": 0.0,
         "warmup_frac": 0.0,
         "decay": "constant",
+        "end_factor": 0.0,
     }
     return ml_collections.ConfigDict(made | changes)
 
@@ -167,6 +168,14 @@ def test_clip_does_not_count_the_decay():
 def test_schedule_warms_up_then_decays(decay, step, expected):
     rate = optim.schedule(section(lr=3.0, warmup_frac=0.25, decay=decay), 20)
     np.testing.assert_allclose(rate(step), 3.0 * expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("decay", ["cosine", "linear"])
+def test_schedule_ends_where_it_is_told_to(decay):
+    config = section(lr=3.0, warmup_frac=0.5, decay=decay, end_factor=0.25)
+    rate = optim.schedule(config, 20)
+    np.testing.assert_allclose(rate(15), 3.0 * 0.625, rtol=1e-6)  # halfway
+    np.testing.assert_allclose(rate(20), 0.75, rtol=1e-6)
 
 
 @pytest.mark.parametrize("decay", ["cosine", "linear", "constant"])

@@ -120,8 +120,8 @@ def cut(task, fields, rows, frame, protocol, side):
 
 FRAMES = {  # official training and test frame, corrected frame
     "advection": (200, 200, 200),
-    "burgers": (200, 200, 5),
-    "diffusion_reaction": (29, 99, 5),
+    "burgers": (200, 200, 2),
+    "diffusion_reaction": (29, 99, 2),
     "diffusion_sorption": (100, 99, 100),
     "cfd_1d": (100, 100, 100),
     "darcy": (None, None, None),

@@ -82,6 +82,15 @@ def test_relative_l2_of_exact_prediction_has_zero_gradient():
     assert np.all(grad[1] > 0)
 
 
+@pytest.mark.parametrize("shape", [(3, 7), (3, 4, 4, 2)])
+def test_rmse_is_the_root_of_the_mean_square_of_each_sample(shape):
+    pred, target = draw(0, *shape), draw(1, *shape)
+    want = np.sqrt(((pred - target) ** 2).reshape(3, -1).mean(1))
+    np.testing.assert_allclose(task.rmse(pred, target), want, rtol=1e-6)
+    grad = jax.grad(lambda p: task.rmse(p, target).sum())(target)
+    np.testing.assert_array_equal(grad, 0)
+
+
 def test_cross_entropy_is_minus_log_probability_in_nats():
     p = np.float32([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]])
     got = task.cross_entropy(jnp.log(p) + 3.0, np.int32([1, 2]))

@@ -20,7 +20,7 @@ def phases(
     target: phase.Target,
     fit_steps: int,
 ) -> list[phase.Phase]:
-    """The one phase of `nft`, `scratch` and `fno`; nobody else has trained the embedder."""
+    """The one phase of `nft`, `scratch` and `fno`; the embedder is fresh."""
     del target
     return [fit_phase(config, apply, loss, num_steps=fit_steps, freeze_embedder=False)]
 
