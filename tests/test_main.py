@@ -183,7 +183,7 @@ def test_bad_arguments_get_one_line_and_exit_code_2(name, capsys, tmp_path):
 
 
 LATE = {
-    "empty split": ({"data.val_frac": 0.001}, "the val split is empty"),
+    "empty split": ({"data.num_test": 0}, "the test split is empty"),
     "NaN in the data": (
         {"data.noise": "nan"},
         "train x has values that are not finite in 60 of 60 samples, first in sample 0",
