@@ -58,7 +58,7 @@ def test_paper_scale_has_the_published_values(task):
 def test_corrected_fluid_has_as_many_tokens_on_a_shorter_grid():
     config = pde.get_config("cfd_1d,scale=paper")
     assert 1024 / config.embedder.patch == 128
-    assert config.data.scale_y == "channel"
+    assert config.data.scale_y == "point"
 
 
 def test_fno_has_pdebenchs_hyperparameters_at_paper_scale():
