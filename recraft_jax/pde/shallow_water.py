@@ -16,16 +16,19 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from recraft_jax import errors
-from recraft_jax.pde import equation
+from recraft_jax.pde import dam_break, discs, equation
 
 DOMAIN = (-2.5, 2.5)
 TIMES = np.linspace(0, 1, 101)
 RADII = (0.3, 0.7)
-INSIDE, OUTSIDE = 2.0, 1.0  # depths
 MIN_CELLS = 8
+
+# Mode accurate: rings per cell of the file; the radius no wave has passed at the end.
+RINGS = 48
+REACH = RADII[1] + 1.4
 
 # PyClaw's defaults. The step is what the last Courant number allows, taken again when
 # it turns out too long, and cut to end at a save.
@@ -34,7 +37,7 @@ COURANT = 0.9
 COURANT_MAX = 1.0
 GHOSTS = 2
 
-Quarter = Float[Array, "b x y"]
+Quarter = Float[Array, "x y"]
 # Depth, momentum along the sweep, momentum across it.
 State = tuple[Quarter, Quarter, Quarter]
 
@@ -55,20 +58,41 @@ def solve(
 ) -> dict[str, Float[Array, "b t x y 1"]]:
     """Solve for the depth; both modes need 64-bit types."""
     radius = jnp.asarray(sample["radius"], jnp.float64)
-    depth = {"compat": _compat}[mode](radius, nx)
+    if mode == "accurate":
+        depth = _accurate(radius, nx)
+    else:
+        # One after the other, samples stay in a core's cache; devices need them all.
+        one = functools.partial(_compat, nx=nx)
+        depth = jax.lax.platform_dependent(
+            radius, cpu=lambda r: jax.lax.map(one, r), default=jax.vmap(one)
+        )
     return {"data": depth[..., None]}
 
 
-def _compat(radius: Float[Array, " b"], nx: int) -> Float[Array, "b t x y"]:
-    """March on the grid of the file, each sample with its own clock and step.
+def _accurate(
+    radius: Float[Array, " b"], nx: int, inside: int = dam_break.INSIDE
+) -> Float[Array, "b t x y"]:
+    """Solve in the radius and average over cells; no wave reaches the boundary."""
+    spacing = (DOMAIN[1] - DOMAIN[0]) / nx
+    ring = spacing / RINGS
+    num_rings = int(np.ceil(REACH / ring))
+    rings = ring * np.arange(num_rings + 1)
+    first = dam_break.start(inside, TIMES[-1] / RADII[0])
+    excess = dam_break.frames(radius, TIMES, rings, first, inside)
+    weights = discs.averaging(nx, spacing, ring, num_rings)
+    found = jax.lax.map(lambda e: discs.average(weights, e), excess)
+    return dam_break.DEPTHS[1] + found
+
+
+def _compat(radius: Float[Array, ""], nx: int) -> Float[Array, "t x y"]:
+    """March on the grid of the file.
 
     The method keeps the symmetry under x -> -x and y -> -y, so a quarter of the grid is
     enough: the cells from the middle on.
     """
     half, is_odd = nx // 2, nx % 2
     x = equation.centres(DOMAIN, nx)[half:]
-    is_inside = np.hypot(x[:, None], x) <= radius[:, None, None]
-    depth = jnp.where(is_inside, INSIDE, OUTSIDE)
+    depth = jnp.where(np.hypot(x[:, None], x) <= radius, *dam_break.DEPTHS)
     rest = jnp.zeros_like(depth)
     spacing = (DOMAIN[1] - DOMAIN[0]) / nx
 
@@ -78,46 +102,40 @@ def _compat(radius: Float[Array, " b"], nx: int) -> Float[Array, "b t x y"]:
         is_last = wish >= left * (1 - 1e-12)
         dt = jnp.where(is_last, left, wish)
         new, speed = _step(state, dt / spacing, is_odd)
-        courant = speed * dt / spacing
-        accept = (left > 0) & (courant <= COURANT_MAX)
-        state = jax.tree.map(lambda n, o: _choose(accept, n, o), new, state)
-        clock = jnp.where(accept, jnp.where(is_last, save, clock + dt), clock)
-        wish = jnp.where(left > 0, COURANT * spacing / speed, wish)
-        return state, clock, wish
+        accept = speed * dt / spacing <= COURANT_MAX
+        state = jax.tree.map(lambda n, o: jnp.where(accept, n, o), new, state)
+        reached = jnp.where(is_last, save, clock + dt)
+        clock = jnp.where(accept, reached, clock)
+        return state, clock, COURANT * spacing / speed
 
     def to_save(carry, save):
         carry = jax.lax.while_loop(
-            lambda c: jnp.any(c[1] < save), lambda c: advance(c, save), carry
+            lambda c: c[1] < save, lambda c: advance(c, save), carry
         )
         return carry, carry[0][0]
 
-    start = jnp.zeros_like(radius), jnp.full_like(radius, FIRST_STEP)
-    saves = jnp.asarray(TIMES[1:])
-    _, frames = jax.lax.scan(to_save, ((depth, rest, rest), *start), saves)
-    quarter = jnp.concatenate([depth[:, None], jnp.swapaxes(frames, 0, 1)], 1)
+    start = (depth, rest, rest), jnp.zeros(()), jnp.asarray(FIRST_STEP)
+    _, frames = jax.lax.scan(to_save, start, jnp.asarray(TIMES[1:]))
+    quarter = jnp.concatenate([depth[None], frames])
     mirror = np.abs(np.arange(nx) - half) - (1 - is_odd) * (np.arange(nx) < half)
-    return quarter[:, :, mirror[:, None], mirror]
-
-
-def _choose(which: Bool[Array, " b"], a: Quarter, b: Quarter) -> Quarter:
-    return jnp.where(which[:, None, None], a, b)
+    return quarter[:, mirror[:, None], mirror]
 
 
 def _step(
-    state: State, ratio: Float[Array, " b"], is_odd: int
-) -> tuple[State, Float[Array, " b"]]:
+    state: State, ratio: Float[Array, ""], is_odd: int
+) -> tuple[State, Float[Array, ""]]:
     """Sweep along x, then along y; `ratio` is time step over spacing.
 
     Returns:
       The new state and the fastest wave met in either sweep.
     """
     h, p, q = state
-    (h, p, q), along_x = _sweep((h, p, q), ratio, is_odd, 1)
-    (h, q, p), along_y = _sweep((h, q, p), ratio, is_odd, 2)
+    (h, p, q), along_x = _sweep((h, p, q), ratio, is_odd, 0)
+    (h, q, p), along_y = _sweep((h, q, p), ratio, is_odd, 1)
     return (h, p, q), jnp.maximum(along_x, along_y)
 
 
-def _pad(c: Quarter, sign: int, is_odd: int, axis: int) -> Float[Array, "b _ _"]:
+def _pad(c: Quarter, sign: int, is_odd: int, axis: int) -> Float[Array, "_ _"]:
     """Add ghost cells: the mirror image before the first cell, the last one beyond.
 
     The first cell starts at the middle of the grid; if `is_odd`, it is astride.
@@ -128,8 +146,8 @@ def _pad(c: Quarter, sign: int, is_odd: int, axis: int) -> Float[Array, "b _ _"]
 
 
 def _sweep(
-    state: State, ratio: Float[Array, " b"], is_odd: int, axis: int
-) -> tuple[State, Float[Array, " b"]]:
+    state: State, ratio: Float[Array, ""], is_odd: int, axis: int
+) -> tuple[State, Float[Array, ""]]:
     """Propagate the waves of every interface along one axis."""
     signs = (1, -1, 1)
     cells = [_pad(c, s, is_odd, axis) for c, s in zip(state, signs, strict=True)]
@@ -139,49 +157,53 @@ def _sweep(
 
     before, after = ([cut(c, *ends) for c in cells] for ends in ((0, -1), (1, 0)))
     speeds, waves, across = _roe(before, after)
-    ratio = ratio[:, None, None]
     # Of n + 3 interfaces, the n + 1 in the middle touch a cell of the grid.
-    inner = [cut(s, 1, -1) for s in speeds]
-    fastest = jnp.max(jnp.stack([jnp.max(jnp.abs(s), (1, 2)) for s in inner]), 0)
-    leftward, rightward = _fluctuations(
-        *([cut(c, 1, -1) for c in side] for side in (before, after)),
-        inner,
-        [cut(w, 1, -1) for w in waves],
-        cut(across, 1, -1),
-    )
+    inner = functools.partial(jax.tree.map, lambda a: cut(a, 1, -1))
+    speed = jnp.max(jnp.stack([jnp.max(jnp.abs(s)) for s in inner(speeds)]))
+    leftward, rightward = _fluctuations(*inner((before, after, speeds, waves, across)))
 
-    # Strength of the waves, times (1, s, v) or, for the shear wave, (0, 0, 1).
     limited = []
-    for index, (s, a) in enumerate(zip(speeds, waves, strict=True)):
-        v = across
-        here = cut(a, 1, -1)
-
-        def dot(one, other, s=s, a=a, v=v, index=index):
-            s0, s1 = cut(s, *one), cut(s, *other)
-            product = cut(a, *one) * cut(a, *other)
-            if index == 1:
-                return product
-            return product * (1 + s0 * s1 + cut(v, *one) * cut(v, *other))
-
-        norm = dot((1, -1), (1, -1))
-        near = jnp.where(cut(s, 1, -1) > 0, dot((0, -2), (1, -1)), dot((1, -1), (2, 0)))
-        theta = near / jnp.where(norm == 0, 1, norm)
-        phi = jnp.maximum(0, jnp.minimum(jnp.minimum((1 + theta) / 2, 2), 2 * theta))
-        size = jnp.abs(inner[index])
-        limited.append(0.5 * size * (1 - size * ratio) * phi * here)
-    v = cut(across, 1, -1)
-    correction = (
-        limited[0] + limited[2],
-        limited[0] * inner[0] + limited[2] * inner[2],
-        (limited[0] + limited[2]) * v + limited[1],
-    )
+    for s, a, strength in zip(
+        inner(speeds), inner(waves), _limiters(speeds, waves, across, cut), strict=True
+    ):
+        limited.append(0.5 * jnp.abs(s) * (1 - jnp.abs(s) * ratio) * strength * a)
+    corrections = _assemble(limited, inner(speeds), inner(across))
 
     def update(c, left, right, flux):
         moved = cut(right, 0, -1) + cut(left, 1, 0) + cut(flux, 1, 0) - cut(flux, 0, -1)
         return c - ratio * moved
 
-    new = map(update, state, leftward, rightward, correction)
-    return tuple(new), fastest
+    new = map(update, state, leftward, rightward, corrections)
+    return tuple(new), speed
+
+
+def _limiters(speeds, waves, across, cut):
+    """How much of each inner wave is kept, by the monotonised central limiter.
+
+    A wave is compared with its neighbour upwind, projected on it.
+    """
+    for index, (s, a) in enumerate(zip(speeds, waves, strict=True)):
+        # The vectors along which the waves jump, (1, s, v), or (0, 0, 1) for shear.
+        others = () if index == 1 else (s, across)
+
+        def dot(one, other, a=a, others=others):
+            product = cut(a, *one) * cut(a, *other)
+            if not others:
+                return product
+            return product * (1 + sum(cut(v, *one) * cut(v, *other) for v in others))
+
+        left, here, right = (0, -2), (1, -1), (2, 0)
+        norm = dot(here, here)
+        near = jnp.where(cut(s, *here) > 0, dot(left, here), dot(here, right))
+        theta = near / jnp.where(norm == 0, 1, norm)
+        yield jnp.maximum(0, jnp.minimum(jnp.minimum((1 + theta) / 2, 2), 2 * theta))
+
+
+def _assemble(parts, speeds, across):
+    """Sum multiples of the three waves to depth, momentum along and across."""
+    first, shear, third = parts
+    both = first + third
+    return both, first * speeds[0] + third * speeds[2], both * across + shear
 
 
 def _roe(before, after):
@@ -199,7 +221,11 @@ def _roe(before, after):
 
 
 def _fluctuations(before, after, speeds, waves, across):
-    """Split the jump of the flux into what moves left and what moves right."""
+    """Split the jump of the flux into what moves left and what moves right.
+
+    A wave that spreads across the interface, its ends moving either way, is shared out
+    (the fix for the entropy); Roe's solver would move it as one.
+    """
     (h0, p0, _), (h1, p1, _) = before, after
     s1, s2, s3 = speeds
     a1, a2, a3 = waves
@@ -218,11 +244,9 @@ def _fluctuations(before, after, speeds, waves, across):
     part3 = split((p1 - a3 * s3) / h + jnp.sqrt(h), edge, s3)
     part3 = jnp.where(s2 > 0, 0, part3)
 
-    def assemble(b1, b2, b3):
-        return b1 + b3, b1 * s1 + b3 * s3, (b1 + b3) * across + b2
-
-    left = assemble(part1 * a1, jnp.minimum(s2, 0) * a2, part3 * a3)
-    whole = assemble(s1 * a1, s2 * a2, s3 * a3)
+    parts = (part1 * a1, jnp.minimum(s2, 0) * a2, part3 * a3)
+    left = _assemble(parts, speeds, across)
+    whole = _assemble((s1 * a1, s2 * a2, s3 * a3), speeds, across)
     return left, [w - x for w, x in zip(whole, left, strict=True)]
 
 
