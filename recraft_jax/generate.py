@@ -11,17 +11,17 @@ published file. What is finished stays in FILE.parts: the same command goes on a
 kill and ends with the same file. FILE.json says how FILE was made.
 """
 
-import concurrent.futures
 import contextlib
 import functools
 import importlib
 import json
 import math
-import multiprocessing
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -80,9 +80,8 @@ def make(
     starts = range(0, num, settings["chunk"])
     _solve_parts(parts, starts, settings)
     writer.write_json(card, settings)
-    pdebench_file.write(
-        out, task, nx, range(key, key + num), (_load(parts, start) for start in starts)
-    )
+    loaded = (_load(parts / _name(start)) for start in starts)
+    pdebench_file.write(out, task, nx, range(key, key + num), loaded)
     shutil.rmtree(parts)
 
 
@@ -188,10 +187,10 @@ def _draw(draw, key: int, num: int, nx: int) -> dict[str, np.ndarray]:
 
 
 def make_solver(stack: contextlib.ExitStack, law: equation.Equation, settings: dict):
-    """Make `sample -> frames`: jitted over the devices, or a pool of processes."""
+    """Make `sample -> frames`: jitted over the devices, or in processes."""
     nx, mode = settings["nx"], settings["mode"]
     if mode in law.host_modes:
-        return _pooled(stack, settings)
+        return _spread(settings)
     if mode in law.wide_modes:
         stack.enter_context(jax.enable_x64(True))
     mesh = meshes.make()
@@ -218,28 +217,47 @@ def make_solver(stack: contextlib.ExitStack, law: equation.Equation, settings: d
     return padded
 
 
-def _pooled(stack: contextlib.ExitStack, settings: dict):
-    """Solve sample by sample in as many processes as there are cores."""
-    pool = concurrent.futures.ProcessPoolExecutor(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        mp_context=multiprocessing.get_context("spawn"),
-    )
-    stack.callback(pool.shutdown, cancel_futures=True)
-    solve = functools.partial(
-        _solve_one, settings["task"], settings["nx"], settings["mode"]
-    )
+def _spread(settings: dict):
+    """Make `sample -> frames` that runs in as many processes as there are cores.
+
+    Each gets its share of the samples as a file and leaves a file: the calling program
+    need not be written for workers, and nothing is pickled.
+    """
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
+    call = "import sys; from recraft_jax import generate; generate.work(*sys.argv[1:])"
+    named = [settings["task"], str(settings["nx"]), settings["mode"]]
 
     def spread(sample: dict) -> dict:
         count = len(next(iter(sample.values())))
-        singles = [{k: v[i : i + 1] for k, v in sample.items()} for i in range(count)]
-        found = list(pool.map(solve, singles))
+        shares = np.array_split(np.arange(count), min(cores, count))
+        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+            paths = [pathlib.Path(folder, _name(i)) for i in range(len(shares))]
+            workers = []
+            for path, rows in zip(paths, shares, strict=True):
+                writer.write_npz(path, **{k: v[rows] for k, v in sample.items()})
+                command = [sys.executable, "-c", call, *named, str(path)]
+                worker = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+                stack.callback(worker.kill)
+                workers.append(worker)
+            for worker in workers:
+                said = worker.communicate()[1].strip()
+                if worker.returncode:
+                    raise errors.RunError(
+                        f"{settings['task']}: a process that solves samples ended "
+                        f"with {worker.returncode}: {said.splitlines()[-1:]}"
+                    )
+            found = [_load(path) for path in paths]
         return {k: np.concatenate([one[k] for one in found]) for k in found[0]}
 
     return spread
 
 
-def _solve_one(task: str, nx: int, mode: str, sample: dict) -> dict:
-    return find(task).solve(sample, nx=nx, mode=mode)
+def work(task: str, nx: str, mode: str, path: str) -> None:
+    """Replace the samples in a file by their solution: the process `_spread` starts."""
+    sample = _load(pathlib.Path(path))
+    frames = find(task).solve(sample, nx=int(nx), mode=mode)
+    writer.write_npz(pathlib.Path(path), **frames)
 
 
 @contextlib.contextmanager
@@ -275,8 +293,8 @@ def _name(start: int) -> str:
     return f"{start:08d}.npz"
 
 
-def _load(parts: pathlib.Path, start: int) -> dict[str, np.ndarray]:
-    with np.load(parts / _name(start), allow_pickle=False) as file:
+def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
         return dict(file)
 
 
