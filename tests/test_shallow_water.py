@@ -181,7 +181,7 @@ def test_averages_over_cells(nx):
     spacing, ring, num = 2 / nx, 0.06, 20
     a = discs.averaging(nx, spacing, ring, num)
     rings = np.stack([np.ones(num), np.cos(np.arange(num))])
-    found = np.asarray(discs.average(a, rings.astype(np.float32)))
+    found = np.asarray(discs.average(a, jnp.asarray(rings)))
     points = (np.arange(nx * 80) + 0.5) * 2 / (nx * 80) - 1
     index = (np.hypot(points[:, None], points) / ring).astype(int)
     values = np.where(index < num, rings[:, np.minimum(index, num - 1)], 0)

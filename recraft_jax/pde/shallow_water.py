@@ -93,7 +93,7 @@ def _compat(radius: Float[Array, ""], nx: int) -> Float[Array, "t x y"]:
     half, is_odd = nx // 2, nx % 2
     x = equation.centres(DOMAIN, nx)[half:]
     depth = jnp.where(np.hypot(x[:, None], x) <= radius, *dam_break.DEPTHS)
-    rest = jnp.zeros_like(depth)
+    rest = 0 * depth
     spacing = (DOMAIN[1] - DOMAIN[0]) / nx
 
     def advance(carry, save):
@@ -114,7 +114,8 @@ def _compat(radius: Float[Array, ""], nx: int) -> Float[Array, "t x y"]:
         )
         return carry, carry[0][0]
 
-    start = (depth, rest, rest), jnp.zeros(()), jnp.asarray(FIRST_STEP)
+    clock = 0 * radius  # not a constant, which under shard_map is of another type
+    start = (depth, rest, rest), clock, clock + FIRST_STEP
     _, frames = jax.lax.scan(to_save, start, jnp.asarray(TIMES[1:]))
     quarter = jnp.concatenate([depth[None], frames])
     mirror = np.abs(np.arange(nx) - half) - (1 - is_odd) * (np.arange(nx) < half)
