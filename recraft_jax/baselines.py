@@ -7,16 +7,40 @@ ridge or logistic regression on the flattened input, one for each label, its str
 chosen on the validation split.
 """
 
+import contextlib
+import json
+import pathlib
 from collections.abc import Callable
 
 import numpy as np
 import sklearn.linear_model
 
-from recraft_jax import metrics
+from recraft_jax import metrics, writer
 from recraft_jax.data import tasks
 
 RIDGE_ALPHAS = np.logspace(-6, 6, 25)
 LOGISTIC_CS = np.logspace(-4, 2, 7)
+
+VERSION = 1  # of what is computed here: a new one leaves stored scores aside
+
+
+def stored_scores(
+    task: tasks.Task, sha256: str, folder: pathlib.Path
+) -> dict[str, float]:
+    """Return `scores`, computed once for all runs on the same arrays.
+
+    Args:
+      task: the task.
+      sha256: of its arrays.
+      folder: where scores are kept, made if it is not there.
+    """
+    path = folder / f"{task.kind}-{task.metric}-{sha256}-{VERSION}.json"
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(path.read_text())
+    found = scores(task)
+    folder.mkdir(parents=True, exist_ok=True)
+    writer.write_json(path, found)
+    return found
 
 
 def scores(task: tasks.Task) -> dict[str, float]:

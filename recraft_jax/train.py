@@ -16,6 +16,7 @@ from absl import logging
 
 from recraft_jax import (
     assembly,
+    assets,
     baselines,
     build,
     checkpoints,
@@ -189,13 +190,16 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
     after = record["align"].get("after", before)
     fitted, _ = tree.split(last, phases[-1].trainable)
     used = {path: leaf for path, leaf in last.items() if not path.startswith("source/")}
+    sha256 = tasks.sha256(task)
     named = ("task", "method", "backbone", "protocol", "preset", "scale", "seed")
     results = {name: config[name] for name in named} | {
         "backbone_name": parts.name,
         "metric": task.metric,
         "test": test,
         "val": {"best": record["best"]["value"], "step": record["best"]["step"]},
-        "baselines": baselines.scores(task),
+        "baselines": baselines.stored_scores(
+            task, sha256, assets.cache_dir(config.assets.cache) / "baselines"
+        ),
         "align": {
             f"{name}_{when}": values[name]
             for name in before
@@ -205,7 +209,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
         "params": {"total": tree.count(used), "trained": tree.count(fitted)},
         "data": {
             "name": task.name,
-            "sha256": tasks.sha256(task),
+            "sha256": sha256,
             **{split: len(task.splits[split]["x"]) for split in tasks.SPLITS},
         },
         "versions": provenance.versions(),

@@ -269,3 +269,19 @@ def test_labels_all_constant_in_training_stay_so():
     found = baselines.scores(multilabel(splits))
     want = np.mean(splits["test"]["y"] != [1, 0, 1])
     assert found == {"mean": pytest.approx(want), "linear": pytest.approx(want)}
+
+
+def test_scores_of_the_same_arrays_are_computed_once(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    splits = {
+        s: {k: rng.normal(size=(6, 5, 1)).astype(np.float32) for k in "xy"}
+        for s in tasks.SPLITS
+    }
+    task, folder = dense(splits), tmp_path / "baselines"
+    want = baselines.scores(task)
+    assert baselines.stored_scores(task, "abc", folder) == want
+    (path,) = folder.iterdir()
+    path.write_text("half a fi")  # damaged: computed again
+    assert baselines.stored_scores(task, "abc", folder) == want
+    monkeypatch.setattr(baselines, "scores", None)
+    assert baselines.stored_scores(task, "abc", folder) == want

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "data/*": ("errors", "data/*"),
     "pde/*": ("errors", "pde/*"),
     "methods/*": ("phase", "tree", "errors", "losses/*", "methods/*"),
-    "baselines": ("metrics", "data/tasks"),
+    "baselines": ("metrics", "writer", "data/tasks"),
     "scoring": ("mesh", "metrics", "data/pipeline"),
     "sources": ("errors", *MODELS_TO_DATA),
     "generate": ("cli", "errors", "mesh", "tree", "writer", "data/pdebench*", "pde/*"),
