@@ -230,7 +230,6 @@ def base(choice: dict) -> ml_collections.ConfigDict:
     if choice["method"] in NO_STAGE1:
         config.stage1.num_steps = 0
     if choice["method"] == "fno":
-        config.stage2.num_epochs = 50
         config.stage2.optim.lr = 3e-3
         config.stage2.optim.new_lr_factor = 1.0
     return config

@@ -84,13 +84,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config = common.base(choice)
     if choice["backbone"] == "vit-s":
         config.embedder.image_size = 56  # 16 patches, as many as the text body gets
+    if choice["method"] == "fno":
+        config.stage2.num_epochs = 40
     if choice["task"] == "darcy16":
         config.fno.modes = 8
     else:
         _pdebench(config, DEMO[choice["task"]])
     if choice["scale"] == "quick":
         config.stage1.num_steps = min(config.stage1.num_steps, 10)
-        config.stage2.num_epochs = 10 if choice["method"] == "fno" else 2
+        config.stage2.num_epochs //= 4
         config.source.num_samples = 600
     if choice["scale"] == "paper":
         _paper(config)
@@ -110,6 +112,7 @@ def _pdebench(config: ml_collections.ConfigDict, demo: Demo) -> None:
         config.data.scale_x = config.data.scale_y = "none"
     config.embedder.patch = demo.patch
     config.fno.modes = demo.modes
+    config.stage2.num_epochs *= 1000 // demo.num  # the same number of steps
 
 
 def _paper(config: ml_collections.ConfigDict) -> None:
