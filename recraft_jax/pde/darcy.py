@@ -139,7 +139,9 @@ def accurate(nu: Float[Array, "b x y"]) -> Float[Array, "b x y"]:
     Three grids, each cell cut in r, 2 r and 4 r, the coarsest with `COARSEST` cells per
     axis or more, and Richardson's extrapolation. Corners of the permeability are what
     decides its exponents: near one the solution is smooth up to a term of degree s, and
-    the error of a grid is of order 2 s, then 2.
+    the error of a grid is of order 2 s, then 2. Compared with extrapolation from grids
+    twice as fine, 1e-5 to 5e-5 (relative L2 norm) at 16 to 128 cells per axis; one grid
+    of cells cut in 4 would be off by 4e-4 at 128.
     """
     cut = 1
     while cut * nu.shape[1] < COARSEST:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 State = TypeVar("State")
 
 TIME_FLOOR = 1e-8  # shorter steps are not taken
-BLOCK = 100  # steps between two looks at the clock
+BLOCK = 100  # steps between two looks at the clock, unless told otherwise
 
 
 def mc_slope(
@@ -45,6 +45,7 @@ def march(
     limit: Callable[[State], Float[Array, " b"] | float],
     state: State,
     times: Sequence[float],
+    per_look: int = BLOCK,
 ) -> State:
     """Step from the first time on and save the state at each time.
 
@@ -56,6 +57,7 @@ def march(
       limit: the largest stable step of each sample.
       state: tree of arrays `[b ...]` at the first time.
       times: equally spaced; the frame of the first one is `state` itself.
+      per_look: steps between two looks at the clock; 1 where steps are few or dear.
 
     Returns:
       The same tree with arrays `[b t ...]`.
@@ -82,7 +84,7 @@ def march(
 
         def block(carry):
             return jax.lax.fori_loop(
-                0, BLOCK, lambda _, c: advance(*c, save), carry, unroll=False
+                0, per_look, lambda _, c: advance(*c, save), carry, unroll=False
             )
 
         carry = jax.lax.while_loop(unfinished, block, carry)
