@@ -1,92 +1,63 @@
-"""FitzHugh-Nagumo: PDEBench's own frames, steps that no longer matter, exact decay."""
+"""2-D diffusion-reaction: PDEBench's own output and SciPy at a tight tolerance.
 
-import functools
+`golden/diffusion_reaction_2d.npz` holds frames of seed 1 at 32 x 32 cells, written by
+PDEBench (commit b5b646f).
+"""
+
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import integrate
 
 from recraft_jax import errors
-from recraft_jax.pde import diffusion_reaction_2d as rd
+from recraft_jax.pde import diffusion_reaction_2d
 
-NX = 12
-
-
-@pytest.fixture(scope="module")
-def golden():
-    """Frames of PDEBench's generator (b5b646f) on 32 x 32 cells, by seed."""
-    path = pathlib.Path(__file__).parent / "golden" / "diffusion_reaction_2d.npz"
-    with np.load(path) as arrays:
-        return dict(arrays)
+GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
-def accurate(noise, **settings):
+def test_compat_reproduces_pdebench():
+    golden = np.load(GOLDEN / "diffusion_reaction_2d.npz")
+    sample = diffusion_reaction_2d.draw(1, 1, 32)
+    data = diffusion_reaction_2d.solve(sample, nx=32, mode="compat")["data"]
+    assert data.shape == (1, 101, 32, 32, 2)
+    np.testing.assert_allclose(data[:, golden["frames"]], golden["data"], atol=1e-6)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1000.0])
+def test_accurate_is_the_converged_system(monkeypatch, spread):
+    # With 1000 times the diffusion, 8 cells are as stiff as 253: all of the steps'
+    # bounds are used.
+    nx, du, dv = 8, 1e-3 * spread, 5e-3 * spread
+    monkeypatch.setattr(diffusion_reaction_2d, "DIFFUSIVITY_U", du)
+    monkeypatch.setattr(diffusion_reaction_2d, "DIFFUSIVITY_V", dv)
+    sample = diffusion_reaction_2d.draw(3, 2, nx)
     with jax.enable_x64(True):
-        solve = functools.partial(rd.accurate, nx=noise.shape[1], **settings)
-        return np.asarray(jax.jit(solve)(noise))
+        run = jax.jit(lambda s: diffusion_reaction_2d.solve(s, nx=nx, mode="accurate"))
+        data = np.asarray(run(jax.tree.map(jnp.asarray, sample))["data"])
+    bond = np.diff(np.eye(nx), axis=0) * nx / 2
+    line = -bond.T @ bond
+
+    def rate(_, state):
+        u, v = state.reshape(2, nx, nx)
+        at_u = du * (line @ u + u @ line) + u - u**3 - 5e-3 - v
+        return np.stack([at_u, dv * (line @ v + v @ line) + u - v]).ravel()
+
+    for start, got in zip(sample["start"], data, strict=True):
+        state = np.moveaxis(start, -1, 0).ravel()
+        times = np.linspace(0, 5, 101)
+        want = integrate.solve_ivp(
+            rate, (0, 5), state, "DOP853", times, rtol=1e-11, atol=1e-12
+        ).y.reshape(2, nx, nx, 101)
+        np.testing.assert_allclose(got, np.moveaxis(want, (0, 3), (3, 0)), atol=1e-6)
 
 
-def distance(got, want):
-    """Relative L2 of each frame of each sample."""
-    axes = tuple(range(2, got.ndim))
-    error = np.sqrt(((got - want) ** 2).sum(axes))
-    return error / np.sqrt((want**2).sum(axes))
-
-
-def test_compat_repeats_pdebenchs_frames(golden):
-    (seed,) = golden["seeds"]
-    sample = rd.draw(int(seed), 1, 32)
-    got = rd.solve(sample, nx=32, mode="compat")["data"]
-    assert got.shape == (1, 101, 32, 32, 2)
-    frames = got[:, golden["frames"]]
-    assert distance(frames, golden["data"]).max() < 1e-6
-
-
-def test_accurate_converges_with_the_fourth_power_of_the_step():
-    noise = rd.draw(0, 2, NX)["noise"]
-    want = accurate(noise, step_rate=0.125)
-    errors_ = [
-        distance(accurate(noise, step_rate=rate), want)[:, 1:].max()
-        for rate in (2.0, 1.0)
-    ]
-    assert errors_[1] < 5e-6  # the default
-    assert errors_[0] / errors_[1] > 8
-
-
-def test_compat_is_accurate_to_the_tolerance_of_its_solver():
-    noise = rd.draw(3, 1, NX)["noise"]
-    compat = rd.compat(noise[0])[None]
-    gap = distance(compat, accurate(noise))[:, 1:]
-    assert 1e-6 < gap.max() < 2e-2
-
-
-@pytest.mark.parametrize("axis", [0, 1])
-def test_laplacian_has_cosines_as_modes_and_no_flux(axis):
-    nx, mode = 10, 3
-    dx = 2 / nx
-    line = np.cos(np.pi * mode * (np.arange(nx) + 0.5) / nx)
-    field = np.moveaxis(np.tile(line, (nx, 1)), 1, axis)
-    rate = (2 * np.cos(np.pi * mode / nx) - 2) / dx**2
-    np.testing.assert_allclose(rd._laplacian(field, nx, np), rate * field, atol=1e-10)
-    noise = rd.draw(0, 1, nx)["noise"][0, ..., 0]
-    assert abs(rd._laplacian(noise, nx, np).sum()) < 1e-10
-
-
-def test_rates_of_constant_fields_are_the_reactions():
-    u, v = np.full((4, 4), 0.5), np.full((4, 4), -0.25)
-    du, dv = rd.rate(u, v, 4, np)
-    np.testing.assert_allclose(du, 0.5 - 0.125 - 5e-3 + 0.25)
-    np.testing.assert_allclose(dv, 0.75)
-
-
-def test_noise_is_drawn_activator_first_by_seed():
-    noise = rd.draw(5, 2, 4)["noise"]
-    flat = np.random.RandomState(6).standard_normal(32)
-    np.testing.assert_array_equal(noise[1, ..., 0].ravel(), flat[:16])
-    np.testing.assert_array_equal(noise[1, ..., 1].ravel(), flat[16:])
-
-
-def test_too_few_cells_are_refused():
-    with pytest.raises(errors.InputError, match="1 cells an axis; allowed: 2 or more"):
-        rd.draw(0, 1, 1)
+def test_draw_holds_the_seeds_and_refuses_one_cell():
+    start = diffusion_reaction_2d.draw(5, 2, 3)["start"]
+    noise = np.random.RandomState(6).randn(18)
+    np.testing.assert_array_equal(start[1, ..., 0].ravel(), noise[:9])
+    np.testing.assert_array_equal(start[1, ..., 1].ravel(), noise[9:])
+    with pytest.raises(errors.InputError, match="1 cells"):
+        diffusion_reaction_2d.draw(0, 2, 1)
