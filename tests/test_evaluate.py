@@ -175,4 +175,6 @@ def test_damaged_and_missing_checkpoints_are_named(runs, capsys, tmp_path):
 def test_scratch_has_no_bound(backbone, source_table, cache, capsys, tmp_path):
     workdir = tmp_path / "run"
     train(backbone, source_table, cache, workdir, "dense,method=scratch")
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["align"]["fa_before"] is None and results["source"] is None
     assert "no source model" in refused(capsys, f"--workdir={workdir}", "--bound")
