@@ -37,6 +37,7 @@ DEMO_NX_1D = 128
 
 def solve(task: str, mode: str, nx: int, batch: int, repeats: int) -> dict[str, Any]:
     """Measure one case in this process; plain values only."""
+    generate.use_all_cores()
     law = generate.find(task)
     sample = law.draw(LAYOUTS[task].key, batch, nx)
     settings = {"task": task, "mode": mode, "nx": nx, "num": batch, "chunk": batch}

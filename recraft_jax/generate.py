@@ -186,6 +186,21 @@ def _draw(draw, key: int, num: int, nx: int) -> dict[str, np.ndarray]:
     return draw(key, num, nx)
 
 
+def num_cores() -> int:
+    """Count the processor cores this process may use."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
+
+
+def use_all_cores() -> None:
+    """Make every core a device, where the processor is what JAX computes on.
+
+    Does nothing in a process that has computed already.
+    """
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", num_cores())
+
+
 def make_solver(stack: contextlib.ExitStack, law: equation.Equation, settings: dict):
     """Make `sample -> frames`: jitted over the devices, or in processes."""
     nx, mode = settings["nx"], settings["mode"]
@@ -223,14 +238,12 @@ def _spread(settings: dict):
     Each gets its share of the samples as a file and leaves a file: the calling program
     need not be written for workers, and nothing is pickled.
     """
-    has_affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
     call = "import sys; from recraft_jax import generate; generate.work(*sys.argv[1:])"
     named = [settings["task"], str(settings["nx"]), settings["mode"]]
 
     def spread(sample: dict) -> dict:
         count = len(next(iter(sample.values())))
-        shares = np.array_split(np.arange(count), min(cores, count))
+        shares = np.array_split(np.arange(count), min(num_cores(), count))
         with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
             paths = [pathlib.Path(folder, _name(i)) for i in range(len(shares))]
             workers = []
@@ -323,6 +336,7 @@ def _generate(argv: Sequence[str]) -> None:
     )
     out = given.out or pathlib.Path(layout.file)
     is_there = out.exists()
+    use_all_cores()
     if not is_there:
         check(given.task, num, nx, key, given.mode, given.chunk)
         print(announcement(given.task, num, nx, key, given.mode, out), flush=True)
