@@ -64,17 +64,19 @@ def make(
     parts, card = (out.with_name(f"{out.name}.{s}") for s in ("parts", "json"))
     if out.exists():
         _check_same(out, card, asked)
+        shutil.rmtree(parts, ignore_errors=True)  # killed on its last step
         return
     if not out.parent.is_dir():
         raise errors.InputError(
             f"--out={out}: there is no folder {out.parent}; allowed: an existing one"
         )
     begun = parts / "asked.json"
-    if parts.exists():
+    if begun.exists() or any(parts.glob("*.npz")):
         _check_same(parts, begun, asked)
     settings = asked | {"chunk": chunk or _chunk(task, num, nx)}
     if begun.exists():
         settings = json.loads(begun.read_text())  # the same chunks as before the kill
+    _take(find(task), settings, 0, 1)  # refuses cells too few before anything is made
     parts.mkdir(exist_ok=True)
     writer.write_json(begun, settings)
     starts = range(0, num, settings["chunk"])

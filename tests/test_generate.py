@@ -126,6 +126,23 @@ def test_finished_file_is_left_alone(law, tmp_path):
     assert out.stat().st_mtime_ns == stamp
 
 
+def test_kills_at_the_edges_leave_nothing_behind(law, tmp_path):
+    out, parts = tmp_path / "made.hdf5", tmp_path / "made.hdf5.parts"
+    parts.mkdir()  # killed before it said what it makes
+    generate.make(out, **ASKED)
+    np.testing.assert_array_equal(tensor(out), want(7).astype(np.float32))
+    parts.mkdir()  # killed before it cleaned up
+    generate.make(out, **ASKED)
+    assert not parts.exists()
+
+
+def test_too_few_cells_are_refused_before_anything_is_made(tmp_path, capsys):
+    out = tmp_path / "made.hdf5"
+    assert generate.main(["--task=burgers", "--nx=4", "--num=2", f"--out={out}"]) == 2
+    assert "allowed: at least" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_file_of_other_settings_is_refused(law, tmp_path):
     out = tmp_path / "made.hdf5"
     generate.make(out, **ASKED)
