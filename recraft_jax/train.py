@@ -68,22 +68,27 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
             writer.say(line)
 
     # ------------------------------------------------------------------- measurements
-    def sums(params, batch):
+    def judged(params, batch):
         pred, _ = model.apply(params, batch["x"])
-        return target.metric.update(pred, batch["y"], batch["mask"])
+        sums = target.metric.update(pred, batch["y"], batch["mask"])
+        return {"sums": sums, "pred": pred}
 
     def transferred(params, batch):
         u, log_probs = recraft.features(params, model.apply, batch["x"])
         return {"u": u, "probs": jnp.exp(log_probs)}
 
-    score_step = steps.make_eval_step(sums, mesh=mesh)
+    judge = steps.make_eval_step(judged, mesh=mesh)
     transfer_step = steps.make_eval_step(transferred, mesh=mesh)
     settings = {"batch_size": config.stage2.eval_batch_size, "mesh": mesh}
 
     def score(params, split: str) -> float:
         with watch.stage("eval"):
             return scoring.score(
-                score_step, params, inputs[split], metric=target.metric, **settings
+                lambda *given: judge(*given)["sums"],
+                params,
+                inputs[split],
+                metric=target.metric,
+                **settings,
             )
 
     def alignment(params) -> dict[str, float | None]:
@@ -175,16 +180,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
     # ------------------------------------------------------------------------ results
     if task.kind == "dense":
         shown = {k: v[:NUM_SHOWN] for k, v in inputs["test"].items()}
-        pred = scoring.collect(
-            steps.make_eval_step(
-                lambda params, batch: {"pred": model.apply(params, batch["x"])[0]},
-                mesh=mesh,
-            ),
-            params,
-            shown,
-            **settings,
+        made = scoring.collect(
+            lambda *given: {"pred": judge(*given)["pred"]}, params, shown, **settings
         )
-        write_fields(workdir / "fields.npz", task, pred["pred"])
+        write_fields(workdir / "fields.npz", task, made["pred"])
     test = {"best_val": score(params, "test"), "last": score(last, "test")}
     before = record["align"]["before"]
     after = record["align"].get("after", before)
