@@ -181,5 +181,5 @@ EQUATION = equation.Equation(
     times=TIMES,
     domain=DOMAIN,
     run_size=1000,
-    cost={"compat": (0.05, 256, 2.2), "accurate": (0.6, 1024, 0.1)},
+    cost={"compat": (0.05, 256, 2.2), "accurate": (0.4, 1024, 0.1)},
 )

@@ -247,5 +247,5 @@ EQUATION = equation.Equation(
     TIMES,
     DOMAIN,
     run_size=200,
-    cost={"compat": (0.02, 32, 4), "accurate": (0.5, 64, 2)},
+    cost={"compat": (0.05, 32, 4), "accurate": (0.08, 64, 2)},
 )

@@ -219,7 +219,7 @@ EQUATION = equation.Equation(
     TIMES,
     DOMAIN,
     run_size=10_000,
-    cost={"compat": (0.2, 128, 3), "accurate": (0.03, 1024, 0)},
+    cost={"compat": (0.3, 128, 3), "accurate": (0.03, 1024, 0)},
     is_seeded=True,
     host_modes=("compat",),
 )

@@ -257,7 +257,7 @@ EQUATION = equation.Equation(
     times=TIMES,
     domain=DOMAIN,
     run_size=1000,
-    cost={"compat": (0.01, 32, 3), "accurate": (0.5, 64, 0)},
+    cost={"compat": (0.01, 32, 3), "accurate": (0.15, 64, 0)},
     is_seeded=True,
     wide_modes=("compat", "accurate"),
 )
