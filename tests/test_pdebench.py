@@ -168,13 +168,17 @@ def test_corrected_pairs_hold_validation_out(task, made):
     is_last, frame = task in LAST, FRAMES[task][2]
     got = {s: pdebench.load(path, task, s) for s in ("train", "val", "test")}
     assert [len(got[s]["x"]) for s in ("train", "val", "test")] == [16, 2, 2]
+    # Training and validation samples together are the rest, each once, in pairs.
+    rest = cut(task, fields, TRAIN[is_last], frame, "corrected", "x").reshape(18, -1)
+    both = np.concatenate([got[s]["x"] for s in ("train", "val")]).reshape(18, -1)
+    place = [int(np.flatnonzero((rest == row).all(1))[0]) for row in both]
+    assert sorted(place) == list(range(18))
     for side in "xy":
         want = cut(task, fields, TEST[is_last], frame, "corrected", side)
         np.testing.assert_array_equal(got["test"][side], want)
-        # Training and validation samples together are the rest, each once.
-        want = cut(task, fields, TRAIN[is_last], frame, "corrected", side)
+        want = cut(task, fields, TRAIN[is_last], frame, "corrected", side)[place]
         both = np.concatenate([got["train"][side], got["val"][side]])
-        np.testing.assert_array_equal(np.sort(both, axis=0), np.sort(want, axis=0))
+        np.testing.assert_array_equal(both, want)
     assert {got[s]["frame"] for s in got} == {frame}
 
 
@@ -325,6 +329,30 @@ def test_wrong_shapes_and_types(made, tmp_path):
         del file["Vx"]
         file["Vx"] = values.astype(np.float64)
     refuse(path, "cfd_1d", "/Vx is float64")
+
+
+def test_wrong_shape_of_one_group(made, tmp_path):
+    path = tmp_path / "wrong.h5"
+    path.write_bytes(made("diffusion_sorption")[0].read_bytes())
+    with h5py.File(path, "a") as file:
+        del file["0005/data"]
+        file["0005/data"] = np.ones((101, 7, 1), np.float32)
+    refuse(path, "diffusion_sorption", r"/0005/data is float32 \[101, 7, 1\]; allowed")
+
+
+@pytest.mark.parametrize("task", ["burgers", "diffusion_sorption"])
+def test_groups_and_numbers_where_arrays_are_meant(task, made, tmp_path):
+    path = tmp_path / "wrong.h5"
+    path.write_bytes(made(task)[0].read_bytes())
+    name = "tensor" if task == "burgers" else "0000/data"
+    for put in (
+        lambda file: file.create_group(name),
+        lambda file: file.create_dataset(name, data=1.0),
+    ):
+        with h5py.File(path, "a") as file:
+            del file[name]
+            put(file)
+        refuse(path, task, "cannot be read")
 
 
 @pytest.mark.parametrize("task", ["burgers", "diffusion_sorption"])

@@ -49,7 +49,7 @@ class File:
             self._check_names()
             self.num, self.nx = self._check_shapes()
             self._check_attributes()
-        except (OSError, RuntimeError, KeyError) as error:
+        except (OSError, RuntimeError, LookupError, AttributeError) as error:
             self.close()
             raise self._broken(error) from None
         except errors.InputError:
@@ -83,8 +83,10 @@ class File:
         at = () if frame is None else (frame,)
         try:
             if self.layout.is_grouped:
-                keys = self._keys[rows]
-                values = np.stack([self._file[k][field][at] for k in keys])
+                stored = [self._file[key][field] for key in self._keys[rows]]
+                for one in stored:
+                    self._check_one(one, self.layout.sample_shape(field, self.nx))
+                values = np.stack([one[at] for one in stored])
             else:
                 values = self._file[field][(rows, *at)]
         except (OSError, RuntimeError, KeyError) as error:
@@ -140,7 +142,7 @@ class File:
         if layout.is_grouped:
             num = len(self._keys)
             nx = self._file[self._keys[0]]["data"].shape[-2]
-            # Opening 10,000 groups takes seconds; a sample is checked when it is read.
+            # Opening 10,000 groups takes seconds: the others are checked when read.
             ends = {self._keys[0], self._keys[-1]}
             for key in sorted(ends):
                 group = self._file[key]
