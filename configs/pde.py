@@ -132,10 +132,14 @@ def _paper(config: ml_collections.ConfigDict) -> None:
     config.data.loss = paper.loss
     stage2 = config.stage2
     stage2.eval_batch_size = 1000 if paper.patch else 100
-    if config.method == "fno":  # its hyperparameters are PDEBench's
+    if config.method == "fno":  # PDEBench's, but for the cosine decay and the loss
         stage2.num_epochs = 500
         stage2.batch_size = 50 if paper.patch else 20
+        stage2.optim.name = "adam"
+        stage2.optim.lr = 1e-3
         stage2.optim.weight_decay = 1e-4
+        stage2.optim.clip = 0.0
+        stage2.optim.warmup_frac = 0.0
         config.fno.modes = 12
         return
     stage2.batch_size = 4

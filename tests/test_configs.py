@@ -65,4 +65,7 @@ def test_fno_has_pdebenchs_hyperparameters_at_paper_scale():
     config = pde.get_config("darcy,method=fno,scale=paper")
     assert config.fno.to_dict() == {"modes": 12, "width": 20, "padding": 2}
     assert (config.stage2.num_epochs, config.backbone) == (500, "none")
+    optim = config.stage2.optim
+    assert (optim.name, optim.lr, optim.weight_decay) == ("adam", 1e-3, 1e-4)
+    assert (optim.clip, optim.warmup_frac) == (0, 0)
     assert config.stage1.num_steps == 0
