@@ -38,11 +38,11 @@ DEMO_NX_1D = 128
 def solve(task: str, mode: str, nx: int, batch: int, repeats: int) -> dict[str, Any]:
     """Measure one case in this process; plain values only."""
     generate.use_all_cores()
-    law = generate.find(task)
-    sample = law.draw(LAYOUTS[task].key, batch, nx)
+    pde = generate.find(task)
+    sample = pde.draw(LAYOUTS[task].key, batch, nx)
     settings = {"task": task, "mode": mode, "nx": nx, "num": batch, "chunk": batch}
     with contextlib.ExitStack() as stack:
-        call = generate.make_solver(stack, law, settings)
+        call = generate.make_solver(stack, pde, settings)
         first, _ = measure.timed(lambda: call(sample))
         seconds = statistics.median(
             measure.timed(lambda: call(sample))[0] for _ in range(repeats)

@@ -147,14 +147,14 @@ def _chunk(task: str, num: int, nx: int) -> int:
 
 def _solve_parts(parts: pathlib.Path, starts: range, settings: dict) -> None:
     task, num, mode = settings["task"], settings["num"], settings["mode"]
-    law = find(task)
+    pde = find(task)
     missing = [start for start in starts if not (parts / _name(start)).exists()]
     with contextlib.ExitStack() as stack:
-        solve = make_solver(stack, law, settings)
+        solve = make_solver(stack, pde, settings)
         advance = stack.enter_context(_progress(task, num, len(starts) - len(missing)))
         for start in missing:
             stop = min(start + settings["chunk"], num)
-            sample = _take(law, settings, start, stop)
+            sample = _take(pde, settings, start, stop)
             frames = solve(sample)
             frames = {k: np.asarray(v).astype(np.float32) for k, v in frames.items()}
             for name, values in frames.items():
@@ -170,14 +170,14 @@ def _solve_parts(parts: pathlib.Path, starts: range, settings: dict) -> None:
             advance(min(start + settings["chunk"], num), stop - start)
 
 
-def _take(law: equation.Equation, settings: dict, start: int, stop: int) -> dict:
+def _take(pde: equation.Equation, settings: dict, start: int, stop: int) -> dict:
     """Rows of what is drawn; a set larger than a run joins runs of keys one apart."""
     rows = []
-    for run in range(start // law.run_size, (stop - 1) // law.run_size + 1):
-        first = run * law.run_size
-        size = law.run_size if settings["num"] > law.run_size else settings["num"]
-        step = law.run_size if law.is_seeded else 1
-        drawn = _draw(law.draw, settings["key"] + run * step, size, settings["nx"])
+    for run in range(start // pde.run_size, (stop - 1) // pde.run_size + 1):
+        first = run * pde.run_size
+        size = pde.run_size if settings["num"] > pde.run_size else settings["num"]
+        step = pde.run_size if pde.is_seeded else 1
+        drawn = _draw(pde.draw, settings["key"] + run * step, size, settings["nx"])
         within = slice(max(start - first, 0), stop - first)
         rows.append({name: values[within] for name, values in drawn.items()})
     return {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
@@ -203,18 +203,18 @@ def use_all_cores() -> None:
         jax.config.update("jax_num_cpu_devices", num_cores())
 
 
-def make_solver(stack: contextlib.ExitStack, law: equation.Equation, settings: dict):
+def make_solver(stack: contextlib.ExitStack, pde: equation.Equation, settings: dict):
     """Make `sample -> frames`: jitted over the devices, or in processes."""
     nx, mode = settings["nx"], settings["mode"]
-    if mode in law.host_modes:
+    if mode in pde.host_modes:
         return _spread(settings)
-    if mode in law.wide_modes:
+    if mode in pde.wide_modes:
         stack.enter_context(jax.enable_x64(True))
     mesh = meshes.make()
     # Every device runs its own time loop: no step waits for another device's.
     solve = jax.jit(
         jax.shard_map(
-            functools.partial(law.solve, nx=nx, mode=mode),
+            functools.partial(pde.solve, nx=nx, mode=mode),
             mesh=mesh,
             in_specs=PartitionSpec("data"),
             out_specs=PartitionSpec("data"),

@@ -50,7 +50,7 @@ def toy(**fields):
 
 
 @pytest.fixture
-def law(monkeypatch):
+def pde(monkeypatch):
     """Put a toy in the place of the equation."""
 
     def put(**fields):
@@ -71,7 +71,7 @@ def want(num, nx=8, key=5):
 
 
 @pytest.mark.parametrize("chunk", [0, 1, 2, 3, 7, 20])
-def test_chunks_do_not_change_the_file(law, chunk, tmp_path):
+def test_chunks_do_not_change_the_file(pde, chunk, tmp_path):
     out = tmp_path / "made.hdf5"
     generate.make(out, **ASKED | {"chunk": chunk})
     np.testing.assert_array_equal(tensor(out), want(7).astype(np.float32))
@@ -83,7 +83,7 @@ def test_chunks_do_not_change_the_file(law, chunk, tmp_path):
     }
 
 
-def test_killed_generation_goes_on_to_the_same_bytes(law, tmp_path, monkeypatch):
+def test_killed_generation_goes_on_to_the_same_bytes(pde, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole.hdf5", tmp_path / "made.hdf5"
     generate.make(whole, **ASKED)
     drawn = []
@@ -95,7 +95,7 @@ def test_killed_generation_goes_on_to_the_same_bytes(law, tmp_path, monkeypatch)
         return draw(key, num, nx)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        law(draw=dying)
+        pde(draw=dying)
         patch.setattr(generate, "_draw", lambda draw, *args: draw(*args))
         generate.make(out, **ASKED)
     parts = out.with_name("made.hdf5.parts")
@@ -104,7 +104,7 @@ def test_killed_generation_goes_on_to_the_same_bytes(law, tmp_path, monkeypatch)
     stamps = [path.stat().st_mtime_ns for path in first]
     # A file that was being written when the process died is no part of it.
     (parts / ".00000004.npz.abc").write_bytes(b"half")
-    law()
+    pde()
     kept = []
 
     def look(folder):
@@ -117,16 +117,16 @@ def test_killed_generation_goes_on_to_the_same_bytes(law, tmp_path, monkeypatch)
     assert out.read_bytes() == whole.read_bytes()
 
 
-def test_finished_file_is_left_alone(law, tmp_path):
+def test_finished_file_is_left_alone(pde, tmp_path):
     out = tmp_path / "made.hdf5"
     generate.make(out, **ASKED)
     stamp = out.stat().st_mtime_ns
-    law(solve=None)
+    pde(solve=None)
     generate.make(out, **ASKED)
     assert out.stat().st_mtime_ns == stamp
 
 
-def test_kills_at_the_edges_leave_nothing_behind(law, tmp_path):
+def test_kills_at_the_edges_leave_nothing_behind(pde, tmp_path):
     out, parts = tmp_path / "made.hdf5", tmp_path / "made.hdf5.parts"
     parts.mkdir()  # killed before it said what it makes
     generate.make(out, **ASKED)
@@ -143,7 +143,7 @@ def test_too_few_cells_are_refused_before_anything_is_made(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_file_of_other_settings_is_refused(law, tmp_path):
+def test_file_of_other_settings_is_refused(pde, tmp_path):
     out = tmp_path / "made.hdf5"
     generate.make(out, **ASKED)
     with pytest.raises(
@@ -155,41 +155,41 @@ def test_file_of_other_settings_is_refused(law, tmp_path):
         generate.make(out, **ASKED)
 
 
-def test_large_sets_join_runs_of_keys_one_apart(law, tmp_path):
-    law(run_size=3)
+def test_large_sets_join_runs_of_keys_one_apart(pde, tmp_path):
+    pde(run_size=3)
     out = tmp_path / "made.hdf5"
     generate.make(out, **ASKED)
     runs = [want(3, key=5 + run) for run in range(3)]
     np.testing.assert_array_equal(tensor(out), np.concatenate(runs)[:7].astype("f4"))
 
 
-def test_seeds_go_on_over_runs(law, tmp_path):
+def test_seeds_go_on_over_runs(pde, tmp_path):
     def seeds(key, num, nx):
         return {"a": np.tile((key + np.arange(num, dtype=float))[:, None], nx)}
 
-    law(draw=seeds, run_size=3, is_seeded=True)
+    pde(draw=seeds, run_size=3, is_seeded=True)
     out = tmp_path / "made.hdf5"
     generate.make(out, **ASKED)
     np.testing.assert_array_equal(tensor(out)[:, 0, 0], 5 + np.arange(7))
 
 
 @pytest.mark.parametrize(("mode", "form"), [("accurate", "f8"), ("compat", "f4")])
-def test_modes_compute_in_their_precision(law, mode, form, tmp_path):
+def test_modes_compute_in_their_precision(pde, mode, form, tmp_path):
     def precise(sample, *, nx, mode):
         assert sample["a"].dtype == np.dtype(form)
         return solve(sample, nx=nx, mode=mode)
 
-    law(solve=precise)
+    pde(solve=precise)
     generate.make(tmp_path / "made.hdf5", **ASKED | {"mode": mode})
 
 
-def test_solutions_that_are_not_finite_stop_and_keep_the_rest(law, tmp_path):
+def test_solutions_that_are_not_finite_stop_and_keep_the_rest(pde, tmp_path):
     def drawn(key, num, nx):
         values = draw(key, num, nx)["a"]
         values[4] = np.nan
         return {"a": values}
 
-    law(draw=drawn)
+    pde(draw=drawn)
     out = tmp_path / "made.hdf5"
     with pytest.raises(errors.RunError, match="tensor of sample 4 is not finite"):
         generate.make(out, **ASKED)
@@ -197,7 +197,7 @@ def test_solutions_that_are_not_finite_stop_and_keep_the_rest(law, tmp_path):
     assert len(list((tmp_path / "made.hdf5.parts").glob("0*.npz"))) == 2
 
 
-def test_estimate_grows_with_samples_and_cells(law):
+def test_estimate_grows_with_samples_and_cells(pde):
     assert generate.seconds("diffusion_reaction", 10, 8, "compat") == 5.0
     assert generate.seconds("diffusion_reaction", 10, 16, "compat") == 20.0
 
@@ -217,7 +217,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_arguments_get_one_line(law, name, tmp_path, monkeypatch, capsys):
+def test_bad_arguments_get_one_line(pde, name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments, message = BAD[name]
     base = {"--task": "diffusion_reaction", "--num": "2", "--nx": "8"}
@@ -228,7 +228,7 @@ def test_bad_arguments_get_one_line(law, name, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_command_says_what_it_makes_and_where(law, tmp_path, capsys):
+def test_command_says_what_it_makes_and_where(pde, tmp_path, capsys):
     out = tmp_path / "made.hdf5"
     arguments = ["--task=diffusion_reaction", "--num=3", "--nx=8", f"--out={out}"]
     assert generate.main(arguments) == 0
@@ -254,10 +254,10 @@ def test_equations_solved_on_the_host_are_spread_over_processes(tmp_path):
 
 @pytest.mark.parametrize("task", pdebench_layout.LAYOUTS)
 def test_every_task_has_an_equation_of_its_layout(task):
-    law, layout = generate.find(task), pdebench_layout.LAYOUTS[task]
-    assert law.domain == layout.domain
-    assert set(law.cost) == set(equation.MODES)
-    assert law.is_seeded == layout.is_grouped
+    pde, layout = generate.find(task), pdebench_layout.LAYOUTS[task]
+    assert pde.domain == layout.domain
+    assert set(pde.cost) == set(equation.MODES)
+    assert pde.is_seeded == layout.is_grouped
     if layout.num_frames:
         steps = layout.spacing * np.arange(layout.num_frames)
-        np.testing.assert_allclose(law.times, steps)
+        np.testing.assert_allclose(pde.times, steps)

@@ -166,18 +166,9 @@ def accurate(
     return list(jnp.moveaxis(frames[..., ::every], 1, 0))
 
 
-def solve(
-    sample: equation.Sample, *, nx: int, mode: str
-) -> dict[str, Float[Array, "b t x"]]:
-    """Solve in one of the modes."""
-    solvers = dict(zip(equation.MODES, (compat, accurate), strict=True))
-    frames = solvers[mode](sample, nx, TIMES)
-    return dict(zip(("density", "pressure", "Vx"), frames, strict=True))
-
-
 EQUATION = equation.Equation(
     draw=draw,
-    solve=solve,
+    solve=compressible.by_mode(compat, accurate, TIMES, ("density", "pressure", "Vx")),
     times=TIMES,
     domain=DOMAIN,
     run_size=1000,

@@ -245,18 +245,9 @@ def accurate(
     return list(jnp.moveaxis(frames[..., ::every, ::every], 1, 0))
 
 
-def solve(
-    sample: equation.Sample, *, nx: int, mode: str
-) -> dict[str, Float[Array, "b t x y"]]:
-    """Solve in one of the modes."""
-    solvers = dict(zip(equation.MODES, (compat, accurate), strict=True))
-    frames = solvers[mode](sample, nx, TIMES)
-    return dict(zip(FIELDS, frames, strict=True))
-
-
 EQUATION = equation.Equation(
     draw=draw,
-    solve=solve,
+    solve=compressible.by_mode(compat, accurate, TIMES, FIELDS),
     times=TIMES,
     domain=DOMAIN,
     run_size=100,

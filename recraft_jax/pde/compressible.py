@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from recraft_jax.pde import finite_volume
+from recraft_jax.pde import equation, finite_volume
 
 GAMMA = 5 / 3
 ETA = 0.1
@@ -36,6 +36,25 @@ GROUP_CELLS = 2048  # of a group of samples, where more do not pay: see `in_grou
 # rho, p and one velocity per axis of space: `[b x]` or `[b x y]` each. The conserved
 # ones are rho, E and the momenta.
 Fields = tuple[Float[Array, "b ..."], ...]
+
+
+def by_mode(
+    compat: Callable, accurate: Callable, times: np.ndarray, names: Sequence[str]
+) -> Callable[..., dict[str, Array]]:
+    """Make `equation.Equation.solve` of a solver for each mode.
+
+    Args:
+      compat: `(sample, nx, times) -> frames`, a list of `[b t ...]`.
+      accurate: the same.
+      times: of the frames.
+      names: of the data sets, in the order of the frames.
+    """
+    solvers = dict(zip(equation.MODES, (compat, accurate), strict=True))
+
+    def solve(sample: equation.Sample, *, nx: int, mode: str) -> dict[str, Array]:
+        return dict(zip(names, solvers[mode](sample, nx, times), strict=True))
+
+    return solve
 
 
 def sound_speed(rho: Float[Array, "*x"], p: Float[Array, "*x"]) -> Float[Array, "*x"]:
