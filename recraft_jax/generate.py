@@ -3,8 +3,9 @@
     python -m recraft_jax.generate --task=burgers --num=1000 --nx=256 --out=FILE
         [--key=2022] [--mode=accurate|compat] [--chunk=SAMPLES]
 
---mode=accurate solves the equation to 1e-4 or better in float64; --mode=compat follows
-PDEBench's schemes step by step, rounding and all. --nx sets every spatial axis. --key
+--mode=accurate solves the equation in float64, to 1e-4 or better but for some flows
+(docs/benchmarks.md); --mode=compat follows PDEBench's schemes step by step, rounding
+and all. --nx sets every spatial axis. --key
 is the key of the first run of samples, or of tasks drawn by seed (diffusion_sorption,
 shallow_water, diffusion_reaction_2d) the first seed. Defaults are those of the
 published file. What is finished stays in FILE.parts: the same command goes on after a

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 # compat: PDEBench's scheme, step by step, in its precision. accurate: the same equation
-# to 1e-4 or better, in float64.
+# in float64, to 1e-4 or better; a module says so where it is not.
 MODES = ("compat", "accurate")
 
 Sample = Mapping[str, jax.Array | np.ndarray]
