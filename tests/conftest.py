@@ -1,10 +1,22 @@
 """Tests run on two virtual CPU devices, in float32, with no network."""
 
+import atexit
 import json
 import os
+import shutil
+import tempfile
 
 # Subprocesses inherit these; this process has not imported JAX yet.
 os.environ["JAX_PLATFORMS"] = "cpu"
+
+# Tests build the same programs again and again, in two workers: compiled once for all.
+# The first process makes the folder, those it starts find it.
+if "RECRAFT_JAX_TEST_PROGRAMS" not in os.environ:
+    folder = tempfile.mkdtemp(prefix="programs-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["RECRAFT_JAX_TEST_PROGRAMS"] = folder
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["RECRAFT_JAX_TEST_PROGRAMS"]
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax
 
