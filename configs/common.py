@@ -8,10 +8,10 @@ import difflib
 
 import ml_collections
 
-METHODS = ("recraft", "fa", "fld", "nft", "scratch", "fno")
-NO_BACKBONE = ("fno",)  # methods with a model of their own
+METHODS = ("recraft", "fa", "fld", "nft", "scratch", "fno", "unet")
+NO_BACKBONE = ("fno", "unet")  # methods with a model of their own
 BACKBONES = ("minilm", "vit-s", "roberta-base", "swin-base")
-NO_STAGE1 = ("nft", "scratch", "fno")
+NO_STAGE1 = ("nft", "scratch", "fno", "unet")
 SCALES = ("demo", "quick", "paper")
 PROTOCOLS = ("corrected", "official")
 PRESETS = ("default", "paper", "official")
@@ -153,6 +153,7 @@ def base(choice: dict) -> ml_collections.ConfigDict:
     )
     config.head = ml_collections.ConfigDict({"kind": "linear"})  # or pool, as released
     config.fno = ml_collections.ConfigDict({"modes": 12, "width": 20, "padding": 2})
+    config.unet = ml_collections.ConfigDict({"features": 32})
     config.lipschitz = ml_collections.ConfigDict(
         {
             "method": "penalty",  # penalty, rescale or none
@@ -205,6 +206,7 @@ def base(choice: dict) -> ml_collections.ConfigDict:
     )
     config.stage2 = ml_collections.ConfigDict(
         {
+            "trainable": "full",  # or norms (of the body), or head (nothing of it)
             "num_epochs": 8,
             "batch_size": 16,
             "freeze_embedder": False,
@@ -229,8 +231,8 @@ def base(choice: dict) -> ml_collections.ConfigDict:
         config.fa.omega = 0.0
     if choice["method"] in NO_STAGE1:
         config.stage1.num_steps = 0
-    if choice["method"] == "fno":
-        config.stage2.optim.lr = 3e-3
+    if choice["method"] in NO_BACKBONE:
+        config.stage2.optim.lr = 3e-3 if choice["method"] == "fno" else 1e-3
         config.stage2.optim.new_lr_factor = 1.0
     return config
 

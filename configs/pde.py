@@ -85,7 +85,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config = common.base(choice)
     if choice["backbone"] == "vit-s":
         config.embedder.image_size = 56  # 16 patches, as many as the text body gets
-    if choice["method"] == "fno":
+    if choice["method"] in common.NO_BACKBONE:
         config.stage2.num_epochs = 40
     if choice["task"] == "darcy16":
         config.fno.modes = 8
@@ -132,7 +132,8 @@ def _paper(config: ml_collections.ConfigDict) -> None:
     config.data.loss = paper.loss
     stage2 = config.stage2
     stage2.eval_batch_size = 1000 if paper.patch else 100
-    if config.method == "fno":  # PDEBench's, but for the cosine decay and the loss
+    if config.method in common.NO_BACKBONE:
+        # PDEBench's, but for the cosine decay and the loss.
         stage2.num_epochs = 500
         stage2.batch_size = 50 if paper.patch else 20
         stage2.optim.name = "adam"

@@ -4,8 +4,10 @@
 splits, source and phases, because both come through here.
 """
 
+import functools
 import math
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,13 +22,30 @@ from recraft_jax.methods import fit, recraft, source
 from recraft_jax.models import body as bodies
 from recraft_jax.models import cross_modal
 
+
+class Method(NamedTuple):
+    """A method: its phases, and parameters of its own.
+
+    Attributes:
+      phases: `(config, model, loss, *, target, fit_steps)` to a list of phases.
+      leaves: `(config, features, labels)` of the source to constants of stage 1.
+      init: `(target, key)` to parameters that it trains beside the model.
+    """
+
+    phases: Callable[..., list[phase.Phase]]
+    leaves: Callable[..., dict[str, np.ndarray]] | None = None
+    init: Callable[..., dict[str, jax.Array]] | None = None
+
+
+_RECRAFT, _FIT = Method(recraft.phases, leaves=recraft.leaves), Method(fit.phases)
 METHODS = {
-    "recraft": recraft.phases,
-    "fa": recraft.phases,
-    "fld": recraft.phases,
-    "nft": fit.phases,
-    "scratch": fit.phases,
-    "fno": fit.phases,
+    "recraft": _RECRAFT,
+    "fa": _RECRAFT,
+    "fld": _RECRAFT,
+    "nft": _FIT,
+    "scratch": _FIT,
+    "fno": _FIT,
+    "unet": _FIT,
 }
 
 
@@ -46,6 +65,7 @@ class Assembly(NamedTuple):
       optimisers: one for each phase.
       epoch_steps: steps of one epoch of stage 2.
       seed: of the random keys.
+      source_samples: makes the source's part of `paired` batches.
     """
 
     mesh: jax.sharding.Mesh
@@ -60,6 +80,7 @@ class Assembly(NamedTuple):
     optimisers: list[optax.GradientTransformation]
     epoch_steps: int
     seed: int
+    source_samples: Callable[[], dict[str, np.ndarray]]
 
     def begin(self, index: int, params: dict[str, jax.Array]) -> state.TrainState:
         """State at the first step of a phase."""
@@ -73,10 +94,15 @@ class Assembly(NamedTuple):
             seed=self.seed,
         )
 
-    def keep(self, index: int, params: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Copy the leaves a phase trains: their state will be donated."""
-        chosen, _ = tree.split(params, self.phases[index].trainable)
+    def keep(self, index: int, current: state.TrainState) -> dict[str, jax.Array]:
+        """Copy what a phase moves: its state will be donated."""
+        chosen, _ = tree.split(current.params, self.phases[index].trainable)
+        chosen |= tree.prefixed(current.stats, "stats")
         return jax.tree.map(jnp.copy, chosen) if self.phases[index].select else {}
+
+    def view(self, current: state.TrainState) -> dict[str, jax.Array]:
+        """Parameters as `model.apply` takes them, with the statistics of the model."""
+        return current.params | tree.prefixed(current.stats, "stats")
 
     def saved(self, current: state.TrainState, best: dict) -> dict[str, Any]:
         """What a checkpoint holds."""
@@ -85,9 +111,12 @@ class Assembly(NamedTuple):
     def abstract(self, step: int) -> dict[str, Any]:
         """Shapes and shardings of what the checkpoint of a step holds."""
         index, _ = phase.locate(self.phases, step)
-        shapes = jax.eval_shape(
-            lambda p: self.saved(self.begin(index, p), self.keep(index, p)), self.params
-        )
+
+        def saved(params):
+            current = self.begin(index, params)
+            return self.saved(current, self.keep(index, current))
+
+        shapes = jax.eval_shape(saved, self.params)
         sharding = meshes.replicated(self.mesh)
         return jax.tree.map(
             lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
@@ -124,18 +153,24 @@ def make(
         origin = build.origin(config, body, workdir)
     x = target.inputs["train"]["x"]
     epoch_steps = math.ceil(len(x) / config.stage2.batch_size)
-    phases = METHODS[config.method](
+    method = METHODS[config.method]
+    seen = phase.Target(
+        x,
+        target.labels["train"],
+        target.num_classes,
+        is_dense_1d=target.task.kind == "dense"
+        and body is not None
+        and body.modality == "text",
+        num_tokens=model.num_tokens,
+        width=body.width if body else 0,
+        hidden_width=body.hidden_width if body else 0,
+        num_source_classes=len(origin.bias) if origin else 0,
+    )
+    phases = method.phases(
         config,
-        model.apply,
+        model,
         target.loss,
-        target=phase.Target(
-            x,
-            target.labels["train"],
-            target.num_classes,
-            is_dense_1d=target.task.kind == "dense"
-            and body is not None
-            and body.modality == "text",
-        ),
+        target=seen,
         fit_steps=config.stage2.num_epochs * epoch_steps,
     )
     return Assembly(
@@ -145,10 +180,31 @@ def make(
         body=body,
         model=model,
         origin=origin,
-        params=build.params(config, model, origin),
+        params=params(config, model, origin, method, seen),
         phases=phases,
         starts=np.cumsum([0] + [part.num_steps for part in phases]).tolist(),
         optimisers=[optim.make(part.optim, part.num_steps) for part in phases],
         epoch_steps=epoch_steps,
         seed=config.seed,
+        source_samples=functools.partial(build.source_samples, config, body),
     )
+
+
+def params(
+    config: ml_collections.ConfigDict,
+    model: cross_modal.CrossModal,
+    origin: source.Source | None,
+    method: Method,
+    target: phase.Target,
+) -> dict[str, jax.Array]:
+    """Parameters at step 0; those of the source ride along, frozen."""
+    key = jax.random.key(config.seed)
+    made = model.init(key)
+    if method.init:
+        made |= method.init(target, jax.random.fold_in(key, 1))
+    if origin is None:
+        return made
+    found = source.leaves(origin)
+    if method.leaves:
+        found |= method.leaves(config, origin.features, origin.labels)
+    return made | {path: jnp.asarray(x) for path, x in found.items()}

@@ -48,8 +48,7 @@ def scores(task: tasks.Task) -> dict[str, float]:
     metric = metrics.METRICS[task.metric]
 
     def score(pred: np.ndarray, split: str) -> float:
-        y = task.splits[split]["y"]
-        return metric.finish(metric.update(pred, y, np.ones(len(y), bool)))
+        return metrics.score(metric, pred, task.splits[split]["y"])
 
     train, test = task.splits["train"], task.splits["test"]
     fit = {"dense": _ridge, "classification": _logistic, "multilabel": _per_label}

@@ -1,8 +1,10 @@
 """From a config to the parts of a run: data, model, source."""
 
 import functools
+import hashlib
 import json
 import pathlib
+import time
 import zipfile
 from typing import Any, NamedTuple
 
@@ -12,14 +14,16 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from recraft_jax import assets, metrics, sources, targets, tree, writer
+from recraft_jax import assets, errors, metrics, sources, targets, tree, writer
 from recraft_jax.data import pseudo_labels, tasks
 from recraft_jax.losses import task as task_losses
-from recraft_jax.methods import alignment, lipschitz, source
+from recraft_jax.methods import lipschitz, source, towers
 from recraft_jax.models import body as bodies
-from recraft_jax.models import cross_modal, fno, pretrained
+from recraft_jax.models import cross_modal, fno, pretrained, unet
 
 DENSE_LOSSES = {"relative_l2": task_losses.relative_l2, "rmse": task_losses.rmse}
+VALUES = ("dense", "regression")  # kinds of task whose targets have units
+SOURCE_VERSION = 1  # of what stage 0 computes: a new one leaves shared files aside
 RELEASED_BATCH = 4.0  # of the released Lipschitz step, whose gradients carry 1/4
 
 
@@ -67,6 +71,10 @@ def target(config: ml_collections.ConfigDict) -> Target:
         labels = pseudo_labels.fit(values, num_classes, config.data.split_seed)
     loss = {
         "classification": task_losses.cross_entropy,
+        "regression": functools.partial(
+            task_losses.mean_squared_error,
+            scale=tasks.fit_scale(values["train"], "channel").std,
+        ),
         "dense": DENSE_LOSSES[config.data.loss],
         "multilabel": functools.partial(
             task_losses.binary_cross_entropy, pos_weight=config.data.pos_weight
@@ -100,7 +108,7 @@ def is_random(config: ml_collections.ConfigDict) -> bool:
 def model(
     config: ml_collections.ConfigDict, task: tasks.Task, body: bodies.Body | None
 ) -> cross_modal.CrossModal:
-    """Join embedder, body and head; dense predictions are in units of the targets."""
+    """Join embedder, body and head; predicted values are in units of the targets."""
     train = task.splits["train"]
     is_dense = task.kind == "dense"
     x_shape = train["x"].shape[1:]
@@ -112,22 +120,30 @@ def model(
             body,
             x_shape=x_shape,
             y_shape=y_shape,
-            num_classes=task.num_classes,
+            num_classes=task.num_classes or train["y"].shape[-1],
             patch=config.embedder.patch,
             max_tokens=config.embedder.max_tokens,
             image_size=config.embedder.image_size,
             init=config.embedder.init,
             head=config.head.kind,
         )
-    if not is_dense:
+    if task.kind not in VALUES:
         return made
     scale = tasks.fit_scale(train["y"], config.data.scale_y)
 
-    def apply(params, x):
-        pred, out = made.apply(params, x)
-        return scale.invert(pred), out
+    def inverted(fn):
+        """`fn` returns a prediction first or alone."""
 
-    return made._replace(apply=apply)
+        def call(*args):
+            found = fn(*args)
+            if isinstance(found, tuple):
+                return scale.invert(found[0]), *found[1:]
+            return scale.invert(found)
+
+        return call
+
+    given = {name: getattr(made, name) for name in ("apply", "apply_train", "predict")}
+    return made._replace(**{name: inverted(fn) for name, fn in given.items() if fn})
 
 
 def _fno(config: ml_collections.ConfigDict, x_shape, y_shape) -> cross_modal.CrossModal:
@@ -145,49 +161,127 @@ def _fno(config: ml_collections.ConfigDict, x_shape, y_shape) -> cross_modal.Cro
     )
 
 
-OWN_MODELS = {"fno": _fno}
+def _unet(
+    config: ml_collections.ConfigDict, x_shape, y_shape
+) -> cross_modal.CrossModal:
+    """Make the U-Net, its parameters under `body/`, its statistics under `stats/`."""
+    made = unet.make(x_shape=x_shape, y_shape=y_shape, features=config.unet.features)
+
+    def apply(params, x):
+        parts = tree.under(params, "body"), tree.under(params, "stats")
+        return made.apply(*parts, x, False)[0], {}
+
+    return cross_modal.CrossModal(
+        apply=apply,
+        init=lambda key: tree.prefixed(made.init(key)[0], "body"),
+        apply_train=lambda params, stats, x: made.apply(
+            tree.under(params, "body"), stats, x, True
+        ),
+        init_stats=lambda params: made.init(jax.random.key(0))[1],
+    )
 
 
-def params(
-    config: ml_collections.ConfigDict,
-    model: cross_modal.CrossModal,
-    origin: source.Source | None,
-) -> dict[str, jax.Array]:
-    """Parameters at step 0; those of the source ride along, frozen."""
-    made = model.init(jax.random.key(config.seed))
-    if origin is None:
-        return made
-    found = source.leaves(origin) | alignment.leaves(config.fa, origin.features)
-    return made | {path: jnp.asarray(x) for path, x in found.items()}
+OWN_MODELS = {"fno": _fno, "unet": _unet}
 
 
 def origin(
     config: ml_collections.ConfigDict, body: bodies.Body, workdir: pathlib.Path
 ) -> source.Source | None:
-    """Run stage 0, or read what an earlier process of this run stored."""
+    """Run stage 0, or read what an earlier process stored.
+
+    A run keeps its source in its workdir. Stage 0 depends on the backbone, the source
+    data and a few settings, not on the target: runs that share these share one file in
+    the cache, named by a hash of them all.
+    """
     if is_random(config):
         return None
     path = workdir / "source.npz"
-    if path.exists():
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                stored = {name: file[name] for name in source.Source._fields}
-                stored["report"] = json.loads(str(stored["report"]))
-                return source.Source(**stored)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            logging.warning("%s is damaged (%s); running stage 0 again", path, error)
-    found = source.prepare(
-        sources.tower(config, body),
-        num_features=config.source.num_features,
-        test_frac=config.source.test_frac,
-        seed=config.source.seed,
-        recalibration=recalibration(config, body),
-        double_softmax=body.modality == "text" and config.legacy.double_softmax_1d,
-    )
-    named = {"name": sources.resolve(config, body)} | found.report
-    found = found._replace(report=named)
-    writer.write_npz(path, **found._replace(report=json.dumps(found.report))._asdict())
+    found = _read_origin(path)
+    if found is not None:
+        return found
+    tower = sources.tower(config, body)
+    settings = {
+        "num_features": config.source.num_features,
+        "test_frac": config.source.test_frac,
+        "seed": config.source.seed,
+        "recalibration": recalibration(config, body),
+        "double_softmax": body.modality == "text" and config.legacy.double_softmax_1d,
+    }
+    named = {
+        "version": SOURCE_VERSION,
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+        "body": towers.digest(body.params),
+        "body_config": dict(body.config),
+        "dtype": config.body.dtype,
+        "data": tower.digest,
+        "image_size": config.embedder.image_size,
+        **settings,
+        "recalibration": settings["recalibration"]._asdict(),
+    }
+    text = json.dumps(named, sort_keys=True, default=str)
+    name = hashlib.sha256(text.encode()).hexdigest()
+    shared = assets.cache_dir(config.assets.cache) / "sources" / f"{name}.npz"
+    found = _read_origin(shared)
+    if found is None:
+        begin = time.monotonic()
+        found = source.prepare(tower, **settings)
+        facts = {
+            "name": sources.resolve(config, body),
+            "seconds": time.monotonic() - begin,
+        }
+        found = found._replace(report=facts | found.report)
+        shared.parent.mkdir(parents=True, exist_ok=True)
+        _write_origin(shared, found)
+    _write_origin(path, found)
     return found
+
+
+def _read_origin(path: pathlib.Path) -> source.Source | None:
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            stored = {name: file[name] for name in source.Source._fields}
+            stored["report"] = json.loads(str(stored["report"]))
+            return source.Source(**stored)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        logging.warning("%s is damaged (%s); running stage 0 again", path, error)
+        return None
+
+
+def _write_origin(path: pathlib.Path, found: source.Source) -> None:
+    report = json.dumps(found.report)
+    writer.write_npz(path, **found._replace(report=report)._asdict())
+
+
+def source_samples(
+    config: ml_collections.ConfigDict, body: bodies.Body
+) -> dict[str, np.ndarray]:
+    """Embed labelled source samples for methods that train on them.
+
+    Returns:
+      `source_tokens` float32 `[n l d]`, `source_mask` `[n l]` and `source_label` int32
+      `[n]` of at most `source.num_features` samples.
+
+    Raises:
+      InputError: the labels belong to tokens, not to samples.
+    """
+    tower = sources.tower(config, body)
+    if tower.labels is None:
+        raise errors.InputError(
+            f"source.name = {sources.resolve(config, body)!r} labels tokens; allowed "
+            f"with method {config.method}: a source with one label a sample"
+        )
+    rng = np.random.default_rng(config.source.seed)
+    order = rng.permutation(tower.num_samples)
+    rows = np.sort(order[: config.source.num_features])
+    tokens, mask = tower.tokens(rows)
+    return {
+        "source_tokens": np.asarray(tokens, np.float32),
+        "source_mask": mask,
+        "source_label": tower.labels[rows].astype(np.int32),
+    }
 
 
 def recalibration(

@@ -40,6 +40,7 @@ CHOICES = {
     "lipschitz.u_space": ("pooled", "mixed"),
     "lipschitz.norm_axis": ("sample", "tokens"),
     "stage1.mode": ("joint", "sequential"),
+    "stage2.trainable": ("full", "norms", "head"),
 }
 
 
@@ -126,7 +127,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     """Refuse values no run can use, before any work."""
     positive = (
         "stage1.batch_size stage2.batch_size stage2.eval_batch_size stage2.num_epochs "
-        "embedder.max_tokens fld.num_clusters source.num_features "
+        "embedder.max_tokens fld.num_clusters unet.features source.num_features "
         "source.max_length lipschitz.num_samples log.every_steps "
         "checkpoint.every_steps"
     ).split()

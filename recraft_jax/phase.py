@@ -18,12 +18,20 @@ class Target(NamedTuple):
       labels: their classes or clusters `[n]`.
       num_classes: K_t of `labels`.
       is_dense_1d: whether it predicts an array with a text body (a released 1-D task).
+      num_tokens: tokens of one sample.
+      width: of the tokens.
+      hidden_width: of the hidden states.
+      num_source_classes: K_s, 0 without a source.
     """
 
     x: np.ndarray
     labels: np.ndarray
     num_classes: int
     is_dense_1d: bool
+    num_tokens: int = 0
+    width: int = 0
+    hidden_width: int = 0
+    num_source_classes: int = 0
 
 
 class Phase(NamedTuple):
@@ -38,7 +46,9 @@ class Phase(NamedTuple):
         are, bit for bit.
       num_steps: optimiser steps.
       optim: config section that `optim.make` reads.
-      stream: which batches it eats: `shuffled` or `balanced` (over pseudo-labels).
+      stream: which batches it eats: `shuffled`, `balanced` (over pseudo-labels) or
+        `paired` (shuffled, with as many source samples as `source_tokens` `[b l d]` of
+        the native embedding, `source_mask` `[b l]` and `source_label` `[b]`).
       batch_size: samples of one step, over all devices.
       select: keep the parameters with the best validation score rather than the last.
       init_stats: `params -> stats` at the first step of the phase; empty if None.

@@ -34,7 +34,7 @@ def score(
     for batch in pipeline.once(arrays, batch_size):
         sums = jax.device_get(eval_step(params, meshes.put(mesh, batch)))
         total = {name: total.get(name, 0) + value for name, value in sums.items()}
-    return metric.finish(total)
+    return metrics.finish(metric, total)
 
 
 def collect(

@@ -22,6 +22,8 @@ from recraft_jax import (
     checkpoints,
     clock,
     errors,
+    measure,
+    metrics,
     provenance,
     scoring,
     steps,
@@ -70,8 +72,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
     # ------------------------------------------------------------------- measurements
     def judged(params, batch):
         pred, _ = model.apply(params, batch["x"])
-        sums = target.metric.update(pred, batch["y"], batch["mask"])
-        return {"sums": sums, "pred": pred}
+        sums = metrics.update(target.metric, pred, batch["y"], batch["mask"])
+        each = target.metric.each(pred, batch["y"])
+        return {"sums": sums, "each": each, "pred": pred}
 
     def transferred(params, batch):
         u, log_probs = recraft.features(params, model.apply, batch["x"])
@@ -131,11 +134,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
             start, end = starts[index], starts[index + 1]
             if state is None:
                 state = jax.device_put(parts.begin(index, params), replicated)
-                best, record["best"] = parts.keep(index, state.params), None
+                best, record["best"] = parts.keep(index, state), None
             train_step = steps.make_train_step(
                 phase, parts.optimisers[index], start=start, mesh=mesh
             )
-            stream = make_stream(phase, inputs["train"], labels["train"], config.seed)
+            stream = make_stream(phase, parts, config.seed)
             window: list[tuple[int, dict]] = []
             while step < end:
                 with watch.stage(phase.stage), jax.transfer_guard("disallow"):
@@ -153,7 +156,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
                 if phase.select and (done % parts.epoch_steps == 0 or step == end):
                     with watch.stage(phase.stage):
                         summary(window, phase)  # waits, and refuses what is not finite
-                    value = score(state.params, "val")
+                    value = score(parts.view(state), "val")
                     if not math.isfinite(value):
                         # A NaN would be kept as the best: nothing is below it.
                         raise errors.RunError(
@@ -161,9 +164,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
                             f"{phase.name!r}; the last good checkpoint is kept"
                         )
                     log.scalars(step, phase.name, {f"val_{task.metric}": value})
-                    if record["best"] is None or value < record["best"]["value"]:
+                    kept = record["best"]
+                    if kept is None or metrics.is_better(
+                        target.metric, value, kept["value"]
+                    ):
                         record["best"] = {"value": value, "step": step}
-                        best = parts.keep(index, state.params)
+                        best = parts.keep(index, state)
                 if done % config.checkpoint.every_steps == 0 or step == end:
                     # Averages begin anew here, as they do when a run resumes here.
                     with watch.stage(phase.stage):
@@ -174,26 +180,38 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
                         checkpoints.save(folder, step, parts.saved(state, best), record)
             if phase.stage == "align" and phases[index + 1].stage != "align":
                 record["align"]["after"] = alignment(state.params)
-            last, state = state.params, None
+            last, state = parts.view(state), None
             params = {**last, **best}
 
     # ------------------------------------------------------------------------ results
+    def on_test(params, name: str, num: int | None = None) -> np.ndarray:
+        with watch.stage("eval"):
+            some = {k: v[:num] for k, v in inputs["test"].items()}
+            return scoring.collect(
+                lambda *given: {name: judge(*given)[name]}, params, some, **settings
+            )[name]
+
     if task.kind == "dense":
-        shown = {k: v[:NUM_SHOWN] for k, v in inputs["test"].items()}
-        made = scoring.collect(
-            lambda *given: {"pred": judge(*given)["pred"]}, params, shown, **settings
-        )
-        write_fields(workdir / "fields.npz", task, made["pred"])
-    test = {"best_val": score(params, "test"), "last": score(last, "test")}
+        made = on_test(params, "pred", NUM_SHOWN)
+        write_fields(workdir / "fields.npz", task, made)
+    each = {"best_val": on_test(params, "each"), "last": on_test(last, "each")}
+    finish = "root" if target.metric.root else "mean"
+    writer.write_npz(workdir / "samples.npz", **each, finish=finish)
+    sums = {
+        k: {"sum": v.sum(dtype=np.float64), "count": len(v)} for k, v in each.items()
+    }
+    test = {name: metrics.finish(target.metric, found) for name, found in sums.items()}
     before = record["align"]["before"]
     after = record["align"].get("after", before)
     fitted, _ = tree.split(last, phases[-1].trainable)
-    used = {path: leaf for path, leaf in last.items() if not path.startswith("source/")}
+    apart = ("source/", "stats/")
+    used = {path: leaf for path, leaf in last.items() if not path.startswith(apart)}
     sha256 = tasks.sha256(task)
     named = ("task", "method", "backbone", "protocol", "preset", "scale", "seed")
     results = {name: config[name] for name in named} | {
         "backbone_name": parts.name,
         "metric": task.metric,
+        "better": target.metric.better,
         "test": test,
         "val": {"best": record["best"]["value"], "step": record["best"]["step"]},
         "baselines": baselines.stored_scores(
@@ -206,6 +224,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
         },
         "source": origin.report if origin else None,
         "params": {"total": tree.count(used), "trained": tree.count(fitted)},
+        "memory": {"peak_bytes": measure.peak_bytes()},
         "data": {
             "name": task.name,
             "sha256": sha256,
@@ -276,10 +295,14 @@ def measure_alignment(
     }
 
 
-def make_stream(phase: phases_lib.Phase, arrays, labels: np.ndarray, seed: int):
+def make_stream(phase: phases_lib.Phase, parts: assembly.Assembly, seed: int):
     """Batches of a phase, by step within it."""
+    arrays, labels = parts.target.inputs["train"], parts.target.labels["train"]
     if phase.stream == "balanced":
         return pipeline.balanced({"x": arrays["x"]}, labels, phase.batch_size, seed)
+    if phase.stream == "paired":
+        bank = parts.source_samples()
+        return pipeline.paired(arrays, bank, phase.batch_size, seed)
     return pipeline.shuffled(arrays, phase.batch_size, seed)
 
 

@@ -19,7 +19,7 @@ import pytest
 from configs import common
 from recraft_jax import build, evaluate, main, report, scoring
 from recraft_jax.losses import lipschitz as lipschitz_losses
-from recraft_jax.methods import alignment, label_distortion, lipschitz, recraft
+from recraft_jax.methods import alignment, fit, label_distortion, lipschitz, recraft
 from recraft_jax.pde import equation
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -251,6 +251,7 @@ def test_choices_are_those_of_the_modules_that_make_them():
     assert set(main.CHOICES["lipschitz.method"]) == set(lipschitz.METHODS)
     assert main.CHOICES["lipschitz.norm_axis"] == lipschitz_losses.AXES
     assert main.CHOICES["stage1.mode"] == recraft.MODES
+    assert main.CHOICES["stage2.trainable"] == fit.TRAINABLE
     assert set(main.CHOICES["data.loss"]) == set(build.DENSE_LOSSES)
     assert set(main.CHOICES["data.mode"]) == set(equation.MODES)
     assert set(common.NO_BACKBONE) == set(build.OWN_MODELS)

@@ -73,7 +73,7 @@ def align(model, **changes):
     labels = np.repeat(np.arange(NUM_CLASSES), 4)
     target = phases.Target(np.zeros((12, 16, 1)), labels, NUM_CLASSES, is_dense_1d=True)
     (first, *_) = recraft.phases(
-        settings, model.apply, task_losses.relative_l2, target=target, fit_steps=1
+        settings, model, task_losses.relative_l2, target=target, fit_steps=1
     )
     return first
 
@@ -81,7 +81,7 @@ def align(model, **changes):
 def fitting(model, freeze_embedder=False):
     return fit.fit_phase(
         config(),
-        model.apply,
+        model,
         task_losses.relative_l2,
         num_steps=50,
         freeze_embedder=freeze_embedder,

@@ -60,7 +60,7 @@ def phases(model, is_dense=True, x=None, labels=LABELS, **changes):
     x = np.zeros((len(labels), 16, 1), np.float32) if x is None else x
     target = phase.Target(x, labels, KT, is_dense)
     return recraft.phases(
-        config(**changes), model.apply, task.relative_l2, target=target, fit_steps=5
+        config(**changes), model, task.relative_l2, target=target, fit_steps=5
     )
 
 

@@ -78,6 +78,37 @@ def balanced(
     return Joined(parts)
 
 
+def paired(arrays: Arrays, source: Arrays, batch_size: int, seed: int) -> "Paired":
+    """Endless shuffled batches of the target with as many samples of the source.
+
+    Args:
+      arrays: target samples.
+      source: source samples, under other names.
+      batch_size: of either.
+      seed: of the target's permutations, which are those of `shuffled`.
+    """
+    # Not seed + 1, at which the target of the next run is shuffled.
+    source_seed = seed + 2**31
+    return Paired(
+        (
+            shuffled(arrays, batch_size, seed),
+            shuffled(source, batch_size, source_seed),
+        )
+    )
+
+
+class Paired:
+    """Random access to batches that have the arrays of one batch of each part."""
+
+    def __init__(self, parts):
+        """Wrap endless datasets of batches with unlike names."""
+        self.parts = parts
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """Merge batch `index` of every part."""
+        return {k: v for part in self.parts for k, v in part[index].items()}
+
+
 class Joined:
     """Random access to batches that join one batch of each part."""
 

@@ -31,6 +31,20 @@ def rmse(
     return _flat_norm(error) / (error.size / len(error)) ** 0.5
 
 
+def mean_squared_error(
+    pred: Float[ArrayLike, "b k"],
+    target: Float[ArrayLike, "b k"],
+    scale: Float[ArrayLike, " k"] | float = 1.0,
+) -> Float[Array, " b"]:
+    """Compute the mean of `((pred - target) / scale)^2` over the k values of a sample.
+
+    The deviation of the targets as `scale` makes it 1 for predicting their mean, in
+    whatever units they are.
+    """
+    error = (pred.astype(jnp.float32) - target.astype(jnp.float32)) / scale
+    return jnp.mean(jnp.square(error), axis=1)
+
+
 def cross_entropy(
     logits: Float[ArrayLike, "b k"], labels: Int[ArrayLike, " b"]
 ) -> Float[Array, " b"]:

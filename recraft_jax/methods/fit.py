@@ -6,28 +6,32 @@ not).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import ml_collections
 
 from recraft_jax import phase
 
+TRAINABLE = ("full", "norms", "head")
+NORMS = "body/.*norm/.*"  # the LayerNorms of every backbone
+
 
 def phases(
     config: ml_collections.ConfigDict,
-    apply: Callable,
+    model: Any,
     loss: Callable,
     *,
     target: phase.Target,
     fit_steps: int,
 ) -> list[phase.Phase]:
-    """The one phase of `nft`, `scratch` and `fno`; the embedder is fresh."""
+    """The one phase of `nft`, `scratch`, `fno` and `unet`; the embedder is fresh."""
     del target
-    return [fit_phase(config, apply, loss, num_steps=fit_steps, freeze_embedder=False)]
+    return [fit_phase(config, model, loss, num_steps=fit_steps, freeze_embedder=False)]
 
 
 def fit_phase(
     config: ml_collections.ConfigDict,
-    apply: Callable,
+    model: Any,
     loss: Callable,
     *,
     num_steps: int,
@@ -37,7 +41,9 @@ def fit_phase(
 
     Args:
       config: the run's config; reads `stage2`.
-      apply: `(params, x) -> (pred, out)`.
+      model: `apply`, `(params, x) -> (pred, out)`; or `apply_train`, `(params, stats,
+        x) -> (pred, stats)`, where training is another function than prediction, with
+        `init_stats`.
       loss: `(pred, y) -> [b]`.
       num_steps: optimiser steps.
       freeze_embedder: leave phi as it is.
@@ -45,19 +51,36 @@ def fit_phase(
 
     def loss_fn(params, stats, batch, key, step):
         del key, step
-        pred, _ = apply(params, batch["x"])
+        if model.apply_train is None:
+            pred, _ = model.apply(params, batch["x"])
+        else:
+            pred, stats = model.apply_train(params, stats, batch["x"])
         return loss(pred, batch["y"]).mean(), (stats, {})
 
-    # One pattern: a head may have no parameters, a model of its own is all body.
-    parts = "body|head" if freeze_embedder else "embedder|body|head"
     return phase.Phase(
         name="fit",
         stage="fit",
         loss_fn=loss_fn,
-        trainable=(f"(?:{parts})/.*",),
+        trainable=(trainable(config.stage2.trainable, freeze_embedder),),
+        init_stats=model.init_stats,
         num_steps=num_steps,
         optim=config.stage2.optim,
         stream="shuffled",
         batch_size=config.stage2.batch_size,
         select=True,
     )
+
+
+def trainable(kind: str, freeze_embedder: bool) -> str:
+    """One pattern of what stage 2 trains.
+
+    One, because a head may have no parameters, and a model of its own is all body.
+
+    Args:
+      kind: `full`, `norms` (of the body only its LayerNorms) or `head` (nothing of the
+        body).
+      freeze_embedder: leave phi as it is.
+    """
+    body = {"full": ["body/.*"], "norms": [NORMS], "head": []}[kind]
+    phi = [] if freeze_embedder else ["embedder/.*"]
+    return "|".join([*phi, *body, "head/.*"])

@@ -74,6 +74,10 @@ def make(
         tokens = tokens_of(params, pixels)
         return _patch_mean(tokens, num_prefix), states_of(params, tokens)
 
+    @jax.jit
+    def patches_of(params, pixels):
+        return (tokens_of(params, pixels)[:, num_prefix:],)
+
     @functools.partial(jax.jit, static_argnames="pooled")
     def slopes(params, kernel, pixels, *, pooled):
         tokens = tokens_of(params, pixels)
@@ -106,7 +110,21 @@ def make(
         (grads,) = _in_batches(on_device, pixels, units.sample, num_rows)
         return grads
 
-    return towers.Tower(images.names, "image", len(pixels), units, gradients)
+    def some_tokens(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        on_device = functools.partial(patches_of, jax.device_put(params))
+        (tokens,) = _in_batches(on_device, pixels, rows, batch_size)
+        return tokens, np.ones(tokens.shape[:2], bool)
+
+    return towers.Tower(
+        names=images.names,
+        level="image",
+        num_samples=len(pixels),
+        labels=labels,
+        tokens=some_tokens,
+        digest=towers.digest({"pixels": pixels, "labels": labels}),
+        units=units,
+        gradients=gradients,
+    )
 
 
 def standardise(

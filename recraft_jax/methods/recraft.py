@@ -16,6 +16,7 @@ else the released code does differently is a switch here (`docs/theory.md` lists
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
@@ -29,7 +30,7 @@ MODES = ("joint", "sequential")
 
 def phases(
     config: ml_collections.ConfigDict,
-    apply: Callable,
+    model: Any,
     loss: Callable,
     *,
     target: phase.Target,
@@ -54,7 +55,7 @@ def phases(
         *(
             align_phase(
                 config,
-                apply,
+                model.apply,
                 target=target,
                 name=name,
                 weights=weights,
@@ -65,12 +66,20 @@ def phases(
         ),
         fit.fit_phase(
             config,
-            apply,
+            model,
             loss,
             num_steps=fit_steps,
             freeze_embedder=config.stage2.freeze_embedder,
         ),
     ]
+
+
+def leaves(
+    config: ml_collections.ConfigDict, features: np.ndarray, labels: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What stage 1 needs of the source beside its features, as frozen parameters."""
+    del labels
+    return alignment.leaves(config.fa, features) if config.fa.omega > 0 else {}
 
 
 def features(params, apply: Callable, x, *, per_token: bool = False):

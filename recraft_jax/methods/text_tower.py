@@ -33,6 +33,11 @@ def make(
         names=text.names,
         level=text.level,
         num_samples=len(text.ids),
+        labels=text.labels if text.level == "sentence" else None,
+        tokens=functools.partial(embedded, text, params, embed),
+        digest=towers.digest(
+            {"ids": text.ids, "mask": text.mask, "labels": text.labels}
+        ),
         units=functools.partial(frozen_units, *of_this),
         gradients=functools.partial(logit_gradients, *of_this),
     )
@@ -78,6 +83,18 @@ def frozen_units(
     return pooled, towers.Units(
         *(np.concatenate(part) for part in zip(*found, strict=True))
     )
+
+
+def embedded(text, params, embed, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Embed some sentences, cut at the longest of them.
+
+    Returns:
+      Tokens `[r l d]` and the mask `[r l]`.
+    """
+    mask = text.mask[rows]
+    width = int(mask.sum(1).max())
+    tokens = jax.jit(embed)(jax.device_put(params), text.ids[rows, :width])
+    return jax.device_get(tokens), mask[:, :width]
 
 
 def logit_gradients(

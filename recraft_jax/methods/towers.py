@@ -1,6 +1,7 @@
 """What stage 0 asks of a frozen body and its labelled data, text or images."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +36,10 @@ class Tower(NamedTuple):
       num_samples: sentences or images.
       units: `() -> (pooled, units)`: the mean embedding u of each sample `[n d]`, and
         the labelled units. Their states may be of another width.
+      labels: class of each sample `[n]`, None where tokens carry the labels.
+      tokens: `rows -> (tokens [r l d], mask [r l])`, the native embedding of samples
+        without the tokens that belong to no patch; False at padding.
+      digest: hash of the data.
       gradients: `(kernel, units, *, pooled)` to the gradients in u of the logits
         `states @ kernel`: `[n d k]`, or `[n l d k]` in the tokens if not `pooled`.
     """
@@ -42,6 +47,9 @@ class Tower(NamedTuple):
     names: tuple[str, ...]
     level: str
     num_samples: int
+    labels: np.ndarray | None
+    tokens: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    digest: str
     units: Callable[[], tuple[np.ndarray, Units]]
     gradients: Callable[..., np.ndarray]
 
@@ -49,3 +57,13 @@ class Tower(NamedTuple):
     def noun(self) -> str:
         """What to call the samples to a reader."""
         return "images" if self.level == "image" else "sentences"
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """Hash named arrays with their types and shapes."""
+    found = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        array = np.ascontiguousarray(array)
+        found.update(f"{name}:{array.dtype}{array.shape}".encode())
+        found.update(array)
+    return found.hexdigest()

@@ -29,10 +29,27 @@ class CrossModal(NamedTuple):
         makes of the patches) and `hidden` `[b l' e]`, both without the tokens that
         belong to no patch. XLA drops what the caller does not use.
       init: `key -> params`, flat, under `embedder/`, `body/` and `head/`.
+      embed: `(params, x) -> tokens [b l d]` of the patches, the first part of `apply`;
+        None, like the next two, of a model that has no such parts.
+      encode: `(params, tokens, mask) -> hidden`, the second part, of any patch tokens;
+        text bodies do not attend to tokens where `mask` `[b l]` is False, image bodies
+        take no mask.
+      predict: `(params, hidden) -> pred`, the last part.
+      num_tokens: l.
+      apply_train: `(params, stats, x) -> (pred, stats)` where training computes another
+        function than `apply`, or needs statistics; `apply` then finds them in `params`
+        under `stats/`.
+      init_stats: `params -> stats` at the start of training, with `apply_train`.
     """
 
     apply: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
     init: Callable[[jax.Array], dict[str, jax.Array]]
+    embed: Callable[..., jax.Array] | None = None
+    encode: Callable[..., jax.Array] | None = None
+    predict: Callable[..., jax.Array] | None = None
+    num_tokens: int = 0
+    apply_train: Callable[..., tuple[jax.Array, dict[str, jax.Array]]] | None = None
+    init_stats: Callable[[dict], dict[str, jax.Array]] | None = None
 
 
 def make(
@@ -121,15 +138,24 @@ def make(
         and body.config["num_channels"] == embedders.RGB
     )
 
-    def parts(params, x):
-        tokens = bodies.apply(embedder, params, "embedder", x)
-        hidden = body.encode(tree.under(params, "body"), tokens)
-        return tokens, hidden[:, prefix:]
+    def embed(params, x):
+        return bodies.apply(embedder, params, "embedder", x)[:, prefix:]
+
+    def encode(params, tokens, mask=None):
+        if prefix:
+            special = jnp.asarray(params["embedder/prefix"], tokens.dtype)
+            special = jnp.broadcast_to(special, (len(tokens), *special.shape))
+            tokens = jnp.concatenate([special, tokens], axis=1)
+        given = () if mask is None else (mask,)
+        return body.encode(tree.under(params, "body"), tokens, *given)[:, prefix:]
+
+    def predict(params, hidden):
+        return bodies.apply(top, params, "head", hidden).astype(jnp.float32)
 
     def apply(params, x):
-        tokens, hidden = parts(params, x)
-        pred = bodies.apply(top, params, "head", hidden).astype(jnp.float32)
-        return pred, {"tokens": tokens[:, prefix:], "hidden": hidden}
+        tokens = embed(params, x)
+        hidden = encode(params, tokens)
+        return predict(params, hidden), {"tokens": tokens, "hidden": hidden}
 
     encoder = {
         path: leaf
@@ -142,7 +168,7 @@ def make(
         embed_key, head_key = jax.random.split(key)
         x = jnp.zeros((1, *x_shape))
         drawn = bodies.init(embedder, embed_key, "embedder", x)
-        _, hidden = jax.eval_shape(parts, drawn | encoder, x)
+        hidden = jax.eval_shape(lambda p: encode(p, embed(p, x)), drawn | encoder)
         hidden = jnp.zeros(hidden.shape)
         return drawn | bodies.init(top, head_key, "head", hidden)
 
@@ -152,7 +178,7 @@ def make(
             params |= tree.prefixed(tree.under(body.params, "decoder"), "head")
         return {path: jnp.asarray(leaf) for path, leaf in params.items()}
 
-    return CrossModal(apply=apply, init=initial)
+    return CrossModal(apply, initial, embed, encode, predict, math.prod(grid))
 
 
 def _image_grid(body: bodies.Body, image_size: int) -> tuple[int, int]:
