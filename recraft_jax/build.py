@@ -246,7 +246,7 @@ def _read_origin(path: pathlib.Path) -> source.Source | None:
             stored["report"] = json.loads(str(stored["report"]))
             return source.Source(**stored)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        logging.warning("%s is damaged (%s); running stage 0 again", path, error)
+        logging.warning("%s is damaged (%s); not used", path, error)
         return None
 
 

@@ -321,3 +321,36 @@ def test_impossible_options_are_refused(body, image_bodies, name, options, messa
     with pytest.raises(errors.InputError, match=message) as info:
         cross_modal.make(bodies[name], num_classes=3, **options)
     assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("name", ["bert", "swin", "dinov2"])
+def test_parts_compose_to_the_whole(body, image_bodies, key, name):
+    chosen = ({"bert": body} | image_bodies)[name]
+    size = {"bert": {"patch": 4}, "swin": {}, "dinov2": {}}[name]
+    model = cross_modal.make(
+        chosen, x_shape=(12, 12, 1), y_shape=None, num_classes=3, **size
+    )
+    params = model.init(key)
+    x = jax.random.normal(jax.random.key(1), (2, 12, 12, 1))
+    pred, out = model.apply(params, x)
+    tokens = model.embed(params, x)
+    hidden = model.encode(params, tokens)
+    assert tokens.shape == (2, model.num_tokens, chosen.width)
+    np.testing.assert_array_equal(tokens, out["tokens"])
+    np.testing.assert_allclose(hidden, out["hidden"], atol=1e-5)
+    np.testing.assert_allclose(model.predict(params, hidden), pred, atol=1e-5)
+
+
+def test_tokens_behind_the_mask_change_nothing_before_it(body, key):
+    model = cross_modal.make(
+        body, x_shape=(12, 1), y_shape=None, num_classes=3, patch=4
+    )
+    params = model.init(key)
+    tokens = jax.random.normal(jax.random.key(1), (2, 5, body.width))
+    mask = np.array([[True] * 3 + [False] * 2, [True] * 5])
+    hidden = model.encode(params, tokens, mask)
+    alone = model.encode(params, tokens[:1, :3])
+    np.testing.assert_allclose(hidden[:1, :3], alone, atol=1e-5)
+    whole = model.encode(params, tokens)
+    np.testing.assert_allclose(hidden[1], whole[1], atol=1e-5)
+    assert np.abs(hidden[0, :3] - whole[0, :3]).max() > 1e-3

@@ -314,16 +314,31 @@ def test_run_leaves_fields_that_can_be_drawn(finished, capsys):
     capsys.readouterr()
 
 
-def test_fno_runs_without_a_backbone(compile_cache, tmp_path, capsys):
-    arguments = ["main", f"--config={SMOKE}:dense,method=fno", "--config.fno.modes=4"]
-    arguments += ["--config.fno.width=8", f"--config.assets.cache={compile_cache}"]
+@pytest.mark.parametrize("method", ["fno", "unet"])
+def test_own_model_runs_without_a_backbone(compile_cache, tmp_path, capsys, method):
+    sizes = {"fno.modes": 4, "fno.width": 8, "unet.features": 4}
+    arguments = ["main", f"--config={SMOKE}:dense,method={method}"]
+    fields = sizes | {"assets.cache": compile_cache, "stage2.num_epochs": 12}
+    arguments += [f"--config.{name}={value}" for name, value in fields.items()]
     assert main.main([*arguments, f"--workdir={tmp_path}"]) == 0
     results = read(tmp_path)
-    assert results["backbone_name"] == "FNO" and results["source"] is None
+    assert results["backbone_name"] == method.upper() and results["source"] is None
     assert results["test"]["best_val"] < results["baselines"]["mean"]
     assert "persistence" in capsys.readouterr().out
     assert evaluate.main(["--workdir", str(tmp_path), "--bound"]) == 2
     assert "no source model" in capsys.readouterr().err
+
+
+def test_samples_hold_what_the_test_score_is_the_mean_of(finished):
+    results = read(finished)
+    with np.load(finished / "samples.npz") as samples:
+        assert samples["finish"] == "mean"
+        for name in ("best_val", "last"):
+            assert samples[name].shape == (results["data"]["test"],)
+            mean = samples[name].mean(dtype=np.float64)
+            np.testing.assert_allclose(mean, results["test"][name], rtol=1e-6)
+    assert results["better"] == "lower"
+    assert results["memory"]["peak_bytes"] > 1e8
 
 
 def test_same_command_again_shows_the_table_and_trains_nothing(smoke, capsys, finished):
@@ -519,7 +534,7 @@ def test_killed_run_resumes_to_the_same_numbers_bit_for_bit(smoke, tmp_path):
     assert "resuming fit at step" in out
     one, two = read(straight), read(broken)
     for results in (one, two):
-        del results["seconds"]
+        del results["seconds"], results["memory"]
     assert one == two
     assert lines(straight) == lines(broken)
 
@@ -547,8 +562,10 @@ def test_damaged_source_is_made_again(smoke, caplog, finished, tmp_path):
     (broken / "source.npz").write_bytes(b"not a zip")
     with caplog.at_level(logging.WARNING):
         assert main.main([*smoke(), f"--workdir={broken}"]) == 0
-    assert "running stage 0 again" in caplog.text
+    assert "source.npz is damaged" in caplog.text
     assert read(finished)["test"] == read(broken)["test"]
+    # Its seconds too: what the first run stored for all is read, not made again.
+    assert read(finished)["source"] == read(broken)["source"]
 
 
 def test_disk_that_fills_up_while_saving_gets_one_line(smoke, tmp_path):

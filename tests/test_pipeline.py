@@ -128,3 +128,21 @@ def test_once_keeps_types():
     batch = next(pipeline.once(numbered(2), 4))
     assert batch["x"].dtype == np.float32
     assert batch["y"].dtype == numbered(2)["y"].dtype
+
+
+def test_paired_joins_the_shuffled_target_with_other_source_samples():
+    source = {"source_label": np.arange(9, dtype=np.int32)}
+    stream = pipeline.paired(numbered(20), source, 4, seed=3)
+    alone = pipeline.shuffled(numbered(20), 4, seed=3)
+    for step in (5, 0, 2):
+        batch = stream[step]
+        assert set(batch) == {"x", "y", "source_label"}
+        np.testing.assert_array_equal(batch["y"], alone[step]["y"])
+        assert len(batch["source_label"]) == 4
+    # An epoch of the source is 9 samples, whatever the target's is.
+    seen = np.concatenate([stream[step]["source_label"] for step in range(9)])
+    np.testing.assert_array_equal(np.bincount(seen), np.full(9, 4))
+    again = pipeline.paired(numbered(20), source, 4, seed=3)
+    np.testing.assert_array_equal(again[2]["source_label"], stream[2]["source_label"])
+    other = pipeline.paired(numbered(20), source, 4, seed=4)
+    assert not np.array_equal(other[2]["source_label"], stream[2]["source_label"])

@@ -1,5 +1,7 @@
 """One optimiser step on the real model of every method, at the size of a toy."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -182,3 +184,62 @@ def test_two_devices_give_the_step_of_one(parts):
         return phase.loss_fn(p, {}, batch, None, 0)[0]
 
     np.testing.assert_allclose(two[0], loss(params), rtol=1e-5)
+
+
+def test_stage_two_after_no_stage_one_is_plain_fine_tuning(parts):
+    """RECRAFT with both weights zero leaves phi; its first fitting step is NFT's."""
+    model, params, batch = parts
+    settings = config(**{"fa.omega": 0.0, "fld.weight": 0.0})
+    labels = np.repeat(np.arange(NUM_CLASSES), 4)
+    target = phases.Target(np.zeros((12, 16, 1)), labels, NUM_CLASSES, is_dense_1d=True)
+    given = settings, model, task_losses.relative_l2
+    align_phase, fit_phase = recraft.phases(*given, target=target, fit_steps=50)
+    assert align_phase.loss_fn(params, {}, batch, None, 0) == (0.0, ({}, {}))
+    (only,) = fit.phases(*given, target=target, fit_steps=50)
+    ours, losses, _ = run(fit_phase, params, batch, 1)
+    plain, plain_losses, _ = run(only, params, batch, 1)
+    assert losses == plain_losses
+    for path, leaf in ours.params.items():
+        np.testing.assert_array_equal(leaf, plain.params[path], err_msg=path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "freeze", "parts_trained"),
+    [
+        ("full", False, {"embedder", "body", "head"}),
+        ("norms", False, {"embedder", "body", "head"}),
+        ("norms", True, {"body", "head"}),
+        ("head", False, {"embedder", "head"}),
+        ("head", True, {"head"}),
+    ],
+)
+def test_trainable_says_what_of_the_body_moves(parts, kind, freeze, parts_trained):
+    _, params, _ = parts
+    trained, _ = tree.split(params, (fit.trainable(kind, freeze),))
+    assert {path.split("/")[0] for path in trained} == parts_trained
+    body = {path for path in trained if path.startswith("body/")}
+    if kind == "norms":
+        names = {path.split("/")[-2] for path in body}
+        assert names == {"attention_norm", "mlp_norm"}
+        assert {path.split("/")[-1] for path in body} == {"scale", "bias"}
+
+
+def test_statistics_of_a_model_follow_its_batches(parts):
+    """What trains with statistics gets them from the state and leaves them there."""
+    _, _, batch = parts
+    model = types.SimpleNamespace(
+        apply=None,
+        apply_train=lambda p, stats, x: (
+            x * p["body/w"],
+            {"mean": stats["mean"] + x.mean()},
+        ),
+        init_stats=lambda params: {"mean": jnp.zeros(())},
+    )
+    phase = fitting(model)
+    batch = {"x": batch["x"], "y": batch["y"]}
+    loss, (stats, _) = phase.loss_fn(
+        {"body/w": jnp.float32(1)}, phase.init_stats({}), batch, None, 0
+    )
+    np.testing.assert_allclose(stats["mean"], batch["x"].mean(), rtol=1e-5)
+    want = task_losses.relative_l2(batch["x"], batch["y"]).mean()
+    np.testing.assert_allclose(loss, want, rtol=1e-6)
