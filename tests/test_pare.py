@@ -230,10 +230,11 @@ def test_relaxed_choice_is_random_but_leaves_sure_gates_alone(problem):
         return [float(loss_fn(params, {}, batch, key, 5)[0]) for key in keys]
 
     assert np.ptp(losses(params, batch)) > 1e-3
-    # One open gate in the source sample, one shut gate in the target sample.
+    # One open gate in the source sample, but for padding; one shut gate in the target.
+    is_open = ~batch["source_mask"] | (jnp.arange(LS) == 1)
     sure = {
         "x": batch["x"].at[..., 0].set(1).at[:, 3, 0].set(-1),
-        "source_tokens": batch["source_tokens"].at[..., 0].set(-1).at[:, 1, 0].set(1),
+        "source_tokens": batch["source_tokens"].at[..., 0].set(2 * is_open - 1),
     }
     params = params | {"gate/kernel": jnp.asarray([[1e4], [0.0]])}
     want = losses(params, batch | sure, fixed)
