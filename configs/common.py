@@ -8,10 +8,14 @@ import difflib
 
 import ml_collections
 
-METHODS = ("recraft", "fa", "fld", "nft", "scratch", "fno", "unet")
+METHODS = (
+    *("recraft", "fa", "fld", "nft", "scratch"),
+    *("orca", "pare", "mona"),
+    *("fno", "unet"),
+)
 NO_BACKBONE = ("fno", "unet")  # methods with a model of their own
 BACKBONES = ("minilm", "vit-s", "roberta-base", "swin-base")
-NO_STAGE1 = ("nft", "scratch", "fno", "unet")
+NO_STAGE1 = ("nft", "scratch", "pare", "fno", "unet")
 SCALES = ("demo", "quick", "paper")
 PROTOCOLS = ("corrected", "official")
 PRESETS = ("default", "paper", "official")
@@ -186,11 +190,33 @@ def base(choice: dict) -> ml_collections.ConfigDict:
             "dense_1d_per_token": False,  # D16
         }
     )
+    config.orca = ml_collections.ConfigDict(
+        {"epsilon": 0.1, "max_source": 512, "threshold": 1e-2}
+    )
+    config.pare = ml_collections.ConfigDict(
+        {
+            # Shares of the tokens of a target sample that source tokens replace.
+            "begin_frac": 0.5,
+            "end_frac": 0.0,
+            "relaxed_frac": 0.15,  # of the steps, in which the choice is drawn
+            "temperature": 0.9,
+            "weight": 0.1,  # of what mixtures must predict
+        }
+    )
+    config.mona = ml_collections.ConfigDict(
+        {
+            "lam": 0.4,  # of the outer loss
+            "inner_lr": 3e-4,
+            "inner": r"head/.*|body/.*norm/(?:scale|bias)",  # what the task teaches
+            "reset": False,  # teach anew in each step
+        }
+    )
     config.legacy = ml_collections.ConfigDict(
         {
             "batch_count_scale": False,  # D9
             "double_softmax_1d": False,  # D14
             "negative_index_bug": False,  # D18
+            "pare_replace_highest": False,  # target tokens, once nothing is drawn
         }
     )
     config.stage1 = ml_collections.ConfigDict(

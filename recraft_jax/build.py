@@ -132,17 +132,14 @@ def model(
     scale = tasks.fit_scale(train["y"], config.data.scale_y)
 
     def inverted(fn):
-        """`fn` returns a prediction first or alone."""
-
         def call(*args):
-            found = fn(*args)
-            if isinstance(found, tuple):
-                return scale.invert(found[0]), *found[1:]
-            return scale.invert(found)
+            pred, more = fn(*args)
+            return scale.invert(pred), more
 
         return call
 
-    given = {name: getattr(made, name) for name in ("apply", "apply_train", "predict")}
+    names = ("apply", "apply_train", "forward_from_tokens")
+    given = {name: getattr(made, name) for name in names}
     return made._replace(**{name: inverted(fn) for name, fn in given.items() if fn})
 
 
@@ -169,7 +166,7 @@ def _unet(
 
     def apply(params, x):
         parts = tree.under(params, "body"), tree.under(params, "stats")
-        return made.apply(*parts, x, False)[0], {}
+        return made.apply(*parts, x, False)
 
     return cross_modal.CrossModal(
         apply=apply,

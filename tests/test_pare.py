@@ -14,7 +14,7 @@ from recraft_jax.methods import pare
 
 B, L, LS, D, E, KT, KS = 3, 5, 4, 2, 3, 2, 3
 TARGET = types.SimpleNamespace(
-    num_source_classes=KS, num_tokens=L, num_source_tokens=LS, hidden_width=E, width=D
+    num_source_classes=KS, num_tokens=L, hidden_width=E, width=D
 )
 
 
@@ -43,7 +43,7 @@ def config(**changes):
                 "weight": 0.3,
             },
             "legacy": {"pare_replace_highest": False},
-            "stage2": {"batch_size": B, "optim": {}},
+            "stage2": {"batch_size": B, "optim": {}, "trainable": "full"},
         }
     )
     made.update_from_flattened_dict(changes)

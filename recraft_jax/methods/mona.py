@@ -48,7 +48,7 @@ def phases(
         align_phase(config, model, loss),
         fit.fit_phase(
             config,
-            model.apply,
+            model,
             loss,
             num_steps=fit_steps,
             freeze_embedder=config.stage2.freeze_embedder,
@@ -63,7 +63,7 @@ def align_phase(
 
     Args:
       config: the run's config; reads `mona` and `stage1`.
-      model: `apply` and `forward_from_tokens` of the target model.
+      model: `apply` and `encode` of the target model.
       loss: `(pred, y) -> [b]`.
 
     Raises:
@@ -128,8 +128,7 @@ def source_features(
     Bodies that merge tokens have fewer hidden states than `mask` has entries; they read
     images, which have no padding.
     """
-    _, out = model.forward_from_tokens(params, tokens, mask)
-    hidden = out["hidden"]
+    hidden = model.encode(params, tokens, mask)
     weight = jnp.ones(hidden.shape[:2], jnp.float32)
     if mask.shape == weight.shape:
         weight = mask.astype(jnp.float32)

@@ -31,6 +31,7 @@ from jaxtyping import Array, Float, Int
 
 from recraft_jax import errors, phase
 from recraft_jax.losses import task as task_losses
+from recraft_jax.methods import fit
 
 _NEVER = -1e9  # key of padding: finite, so that no gradient is NaN
 
@@ -73,7 +74,7 @@ def phases(
     begin, end = (
         round(share * num_tokens) for share in (section.begin_frac, section.end_frac)
     )
-    max_count = min(max(begin, end), target.num_source_tokens)
+    max_count = max(begin, end)
     relaxed_steps = round(section.relaxed_frac * fit_steps)
     sign = 1 if config.legacy.pare_replace_highest else -1
 
@@ -131,7 +132,10 @@ def phases(
             name="fit",
             stage="fit",
             loss_fn=loss_fn,
-            trainable=("(?:embedder|body|head|gate|source_head)/.*",),
+            trainable=(
+                fit.trainable(config.stage2.trainable, freeze_embedder=False),
+                "(?:gate|source_head)/.*",
+            ),
             num_steps=fit_steps,
             optim=config.stage2.optim,
             stream="paired",

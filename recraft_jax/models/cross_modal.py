@@ -32,9 +32,10 @@ class CrossModal(NamedTuple):
       embed: `(params, x) -> tokens [b l d]` of the patches, the first part of `apply`;
         None, like the next two, of a model that has no such parts.
       encode: `(params, tokens, mask) -> hidden`, the second part, of any patch tokens;
-        text bodies do not attend to tokens where `mask` `[b l]` is False, image bodies
-        take no mask.
-      predict: `(params, hidden) -> pred`, the last part.
+        text bodies do not attend to tokens where `mask` `[b l]` is False; images have
+        no padding, and their bodies no use for it.
+      forward_from_tokens: `(params, tokens, mask) -> (pred, out)`, all but the first
+        part; a dense prediction wants as many tokens as the target has.
       num_tokens: l.
       apply_train: `(params, stats, x) -> (pred, stats)` where training computes another
         function than `apply`, or needs statistics; `apply` then finds them in `params`
@@ -46,7 +47,7 @@ class CrossModal(NamedTuple):
     init: Callable[[jax.Array], dict[str, jax.Array]]
     embed: Callable[..., jax.Array] | None = None
     encode: Callable[..., jax.Array] | None = None
-    predict: Callable[..., jax.Array] | None = None
+    forward_from_tokens: Callable[..., tuple[jax.Array, dict]] | None = None
     num_tokens: int = 0
     apply_train: Callable[..., tuple[jax.Array, dict[str, jax.Array]]] | None = None
     init_stats: Callable[[dict], dict[str, jax.Array]] | None = None
@@ -146,16 +147,16 @@ def make(
             special = jnp.asarray(params["embedder/prefix"], tokens.dtype)
             special = jnp.broadcast_to(special, (len(tokens), *special.shape))
             tokens = jnp.concatenate([special, tokens], axis=1)
-        given = () if mask is None else (mask,)
+        given = (mask,) if mask is not None and body.modality == "text" else ()
         return body.encode(tree.under(params, "body"), tokens, *given)[:, prefix:]
 
-    def predict(params, hidden):
-        return bodies.apply(top, params, "head", hidden).astype(jnp.float32)
+    def forward_from_tokens(params, tokens, mask=None):
+        hidden = encode(params, tokens, mask)
+        pred = bodies.apply(top, params, "head", hidden).astype(jnp.float32)
+        return pred, {"tokens": tokens, "hidden": hidden}
 
     def apply(params, x):
-        tokens = embed(params, x)
-        hidden = encode(params, tokens)
-        return predict(params, hidden), {"tokens": tokens, "hidden": hidden}
+        return forward_from_tokens(params, embed(params, x))
 
     encoder = {
         path: leaf
@@ -178,7 +179,14 @@ def make(
             params |= tree.prefixed(tree.under(body.params, "decoder"), "head")
         return {path: jnp.asarray(leaf) for path, leaf in params.items()}
 
-    return CrossModal(apply, initial, embed, encode, predict, math.prod(grid))
+    return CrossModal(
+        apply=apply,
+        init=initial,
+        embed=embed,
+        encode=encode,
+        forward_from_tokens=forward_from_tokens,
+        num_tokens=math.prod(grid),
+    )
 
 
 def _image_grid(body: bodies.Body, image_size: int) -> tuple[int, int]:
