@@ -9,13 +9,18 @@ import os
 import numpy as np
 from jaxtyping import Float
 
-from recraft_jax.data import torch_file
+from recraft_jax.data import draws, torch_file
 
 GRID = 16
 
 
 def load(
-    train_path: str | os.PathLike, test_path: str | os.PathLike
+    train_path: str | os.PathLike,
+    test_path: str | os.PathLike,
+    *,
+    num_train: int = 0,
+    num_test: int = 0,
+    seed: int = 0,
 ) -> dict[str, dict[str, Float[np.ndarray, "n h w c"]]]:
     """Read the two files and return `{"train": {"x", "y"}, "test": {"x", "y"}}`.
 
@@ -23,15 +28,19 @@ def load(
     physical value; half of the cells are 1). `y` is the pressure as stored, without
     unit: -0.43..2.06, mean 0.39 in train, not normalised here. All arrays are float32
     `[n 16 16 1]`, channels last; n is 1000 and 50 for the packaged files. Test inputs
-    do not occur in train.
+    do not occur in train. `num_train`, `num_test` and `seed` as in `draws.subsets`.
 
     Source: files `darcy_train_16.pt` and `darcy_test_16.pt` of neuraloperator 0.3.0
     (asset `darcy16`). It is not the 85x85 set of NAS-Bench-360, only the same equation.
 
     Raises:
-        ValueError: A file that cannot be read or has other keys or shapes.
+        ValueError: A file that cannot be read or has other keys or shapes, or more
+            samples wanted than there are.
     """
-    return {"train": _load_one(train_path), "test": _load_one(test_path)}
+    pools = {"train": _load_one(train_path), "test": _load_one(test_path)}
+    return draws.subsets(
+        "darcy16", pools, num_train=num_train, num_test=num_test, seed=seed
+    )
 
 
 def _load_one(path: str | os.PathLike) -> dict[str, Float[np.ndarray, "n h w c"]]:

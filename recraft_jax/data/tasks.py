@@ -1,8 +1,9 @@
 """A task: named arrays in three splits, and what to do with them.
 
 Arrays are float32 with channels last: `x` is `[n c]` or `[h w c]` per sample, `y` the
-same grid for dense tasks, a class index for classification, or `[k]` of 0 and 1 for
-multi-label tasks.
+same grid for dense tasks, a class index for classification, `[k]` of 0 and 1 for
+multi-label tasks, or `[k]` numbers for regression. Readers may add `group` `[n]`, which
+no split takes apart: windows of one person, sequences with one beginning.
 """
 
 import hashlib
@@ -10,10 +11,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from recraft_jax import errors
 
 SPLITS = ("train", "val", "test")
+KINDS = ("dense", "classification", "multilabel", "regression")
 
 
 class Task(NamedTuple):
@@ -21,10 +24,10 @@ class Task(NamedTuple):
 
     Attributes:
       name: as on the command line.
-      kind: `dense`, `classification` or `multilabel`.
+      kind: a name in `KINDS`.
       metric: a name in `metrics.METRICS`, computed in the units of `y`.
       splits: `{"train" | "val" | "test": {"x": [n ...], "y": [n ...]}}`.
-      num_classes: K_t for classification, k for multi-label, 0 for dense.
+      num_classes: K_t for classification, k for multi-label, else 0.
       course: of 1-D fields in time, what figures show of the first test samples:
         `values` `[k t n c]` from input to target and on, `times` `[t]`, `coords` `[n]`
         and the target's `frame`; empty elsewhere.
@@ -90,8 +93,9 @@ def split_task(
 
     Args:
       name: the task.
-      arrays: `train` and `test`, each with `x` and `y`.
-      kind: `dense`, `classification` or `multilabel`.
+      arrays: `train` and `test`, each with `x` and `y`. With `group` in `train`,
+        validation takes whole groups; the splits do not keep it.
+      kind: a name in `KINDS`.
       metric: name of the metric.
       protocol: `corrected` holds `val_frac` of the training samples out; `official`
         trains on all of them and selects on the test split, as the released code
@@ -102,18 +106,28 @@ def split_task(
       num_classes: K_t for classification, k for multi-label.
 
     Raises:
-      InputError: an empty split, unequal lengths, values that are not finite, or
-        multi-label targets other than 0 and 1.
+      InputError: an empty split, unequal lengths, values that are not finite,
+        multi-label targets other than 0 and 1, or a single group.
     """
-    train, test = arrays["train"], arrays["test"]
     for split in ("train", "test"):  # as given, so that samples keep their numbers
         _check(name, split, arrays[split])
         if kind == "multilabel":
             _check_labels(name, split, arrays[split]["y"], num_classes)
+    group = arrays["train"].get("group")
+    train, test = (
+        {key: value for key, value in arrays[split].items() if key != "group"}
+        for split in ("train", "test")
+    )
     if protocol == "official":
         splits = {"train": train, "val": test, "test": test}
     elif protocol == "corrected":
-        picks = hold_out(len(train["x"]), val_frac, split_seed)
+        if group is not None and len(np.unique(group)) < 2:
+            raise errors.InputError(
+                f"task {name}: all {len(group)} training samples are of one group, "
+                "which cannot be split; allowed: two groups or more (try a larger "
+                "data.num_samples)"
+            )
+        picks = hold_out(len(train["x"]), val_frac, split_seed, group)
         splits = {
             split: {k: v[i] for k, v in train.items()} for split, i in picks.items()
         } | {"test": test}
@@ -122,14 +136,34 @@ def split_task(
     return checked(Task(name, kind, metric, splits, num_classes))
 
 
-def hold_out(num: int, val_frac: float, split_seed: int) -> dict[str, np.ndarray]:
+def hold_out(
+    num: int,
+    val_frac: float,
+    split_seed: int,
+    group: Int[np.ndarray, " n"] | None = None,
+) -> dict[str, np.ndarray]:
     """Draw which of `num` training samples validate: sorted rows of `train` and `val`.
 
-    One sample at least validates if there are two.
+    One sample at least validates if there are two. With groups, these are gone through
+    in a drawn order, and each validates that brings the number of samples closer to
+    the share asked for: one group at least, the smallest if all are too large, and all
+    but one at most.
     """
-    num_val = max(round(val_frac * num), min(1, num - 1))
-    order = np.random.default_rng(split_seed).permutation(num)
-    return {"val": np.sort(order[:num_val]), "train": np.sort(order[num_val:])}
+    rng = np.random.default_rng(split_seed)
+    if group is None:
+        num_val = max(round(val_frac * num), min(1, num - 1))
+        order = rng.permutation(num)
+        return {"val": np.sort(order[:num_val]), "train": np.sort(order[num_val:])}
+    _, index, sizes = np.unique(group, return_inverse=True, return_counts=True)
+    order = rng.permutation(len(sizes))
+    missing, held = val_frac * num, np.zeros(len(sizes), bool)
+    for each in order:
+        if abs(missing - sizes[each]) < abs(missing) and held.sum() < len(sizes) - 1:
+            held[each] = True
+            missing -= sizes[each]
+    if not held.any():
+        held[order[sizes[order].argmin()]] = len(sizes) > 1
+    return {"val": np.flatnonzero(held[index]), "train": np.flatnonzero(~held[index])}
 
 
 def checked(task: Task) -> Task:
