@@ -35,6 +35,7 @@ setuptools.setup(
         "scikit-learn>=1.5",
         "scipy",
         "tensorflow-datasets>=4.9.9",
+        "threadpoolctl",
         "tokenizers",
         "transformers>=5",
     ],

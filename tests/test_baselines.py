@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import sklearn.linear_model
+import sklearn.neighbors
 
 from recraft_jax import baselines
 from recraft_jax.data import tasks
@@ -131,7 +132,7 @@ def test_persistence_needs_equal_shapes(shape):
         }
         for s in tasks.SPLITS
     }
-    assert set(baselines.scores(dense(splits))) == {"mean", "linear"}
+    assert set(baselines.scores(dense(splits))) == {"mean", "nearest", "linear"}
 
 
 def blobs(centers, counts, seed=0):
@@ -151,7 +152,7 @@ CENTERS = [(0.0, 5.0), (5.0, 0.0), (5.0, 5.0)]
 def test_classification_scores_majority_and_separable_data():
     counts = {"train": (5, 12, 8), "val": (4, 4, 4), "test": (10, 4, 6)}
     found = baselines.scores(classification(blobs(CENTERS, counts), 3))
-    assert set(found) == {"mean", "linear"}
+    assert set(found) == {"mean", "nearest", "linear"}
     # Class 1 leads in train, and 4 of 20 test samples are of it.
     assert found["mean"] == pytest.approx(0.8)
     assert found["linear"] == 0.0
@@ -207,7 +208,7 @@ def test_logistic_chooses_its_strength_on_validation():
 def test_linear_with_one_class_in_train_is_the_majority():
     counts = {"train": (0, 6), "val": (2, 2), "test": (3, 1)}
     found = baselines.scores(classification(blobs(CENTERS[:2], counts), 2))
-    assert found == {"mean": 0.75, "linear": 0.75}
+    assert found == {"mean": 0.75, "nearest": 0.75, "linear": 0.75}
 
 
 def multilabel(splits):
@@ -231,7 +232,7 @@ def test_mean_of_labels_is_how_often_they_are_on():
     splits = label_splits()
     train, test = splits["train"]["y"], splits["test"]["y"]
     found = baselines.scores(multilabel(splits))
-    assert set(found) == {"mean", "linear"}
+    assert set(found) == {"mean", "nearest", "linear"}
     want = np.mean((train.mean(0) > 0.5) != test)
     assert found["mean"] == pytest.approx(want)
     logits = baselines._mean(multilabel(splits), 1)[0]
@@ -268,7 +269,69 @@ def test_labels_all_constant_in_training_stay_so():
     splits["train"]["y"][:] = [1.0, 0.0, 1.0]
     found = baselines.scores(multilabel(splits))
     want = np.mean(splits["test"]["y"] != [1, 0, 1])
-    assert found == {"mean": pytest.approx(want), "linear": pytest.approx(want)}
+    assert found == dict.fromkeys(("mean", "nearest", "linear"), pytest.approx(want))
+
+
+def test_nearest_measures_in_deviations_of_training():
+    # The second input varies a hundred times more, so that without standardisation it
+    # alone decides; the third is constant in training and 0 of deviation is not nan.
+    train = np.float32([[0, 0, 5], [1, 100, 5], [0, 100, 5], [1, 0, 5]])
+    x = {"train": train, "val": train, "test": np.float32([[0.1, 60, 5], [0.9, 40, 5]])}
+    y = np.float32([[10.0], [20.0], [30.0], [40.0]])
+    truth = {"train": y, "val": y, "test": np.float32([[33.0], [36.0]])}
+    splits = {s: {"x": x[s][..., None], "y": truth[s]} for s in tasks.SPLITS}
+    task = tasks.Task("t", "regression", "rmse", splits)
+    np.testing.assert_array_equal(baselines._nearest(task), [[30.0], [40.0]])
+    assert baselines.scores(task)["nearest"] == pytest.approx(np.sqrt((9 + 16) / 2))
+
+
+def test_nearest_of_many_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    splits = {
+        split: {
+            "x": rng.normal(size=(num, 4, 3)).astype(np.float32) * [1.0, 5.0, 0.2],
+            "y": rng.normal(size=(num, 2, 1)).astype(np.float32),
+        }
+        for split, num in (("train", 90), ("val", 5), ("test", 300))  # two blocks
+    }
+    x = {s: a["x"].reshape(len(a["x"]), -1) for s, a in splits.items()}
+    mean, std = x["train"].mean(0), x["train"].std(0)
+    model = sklearn.neighbors.KNeighborsRegressor(1)
+    model.fit((x["train"] - mean) / std, splits["train"]["y"].reshape(90, -1))
+    want = model.predict((x["test"] - mean) / std).reshape(300, 2, 1)
+    np.testing.assert_array_equal(baselines._nearest(dense(splits)), want)
+
+
+def test_nearest_has_a_class_or_labels():
+    counts = {"train": (5, 12, 8), "val": (4, 4, 4), "test": (10, 4, 6)}
+    found = baselines._nearest(classification(blobs(CENTERS, counts), 3))
+    np.testing.assert_array_equal(found, np.eye(3)[np.repeat([0, 1, 2], (10, 4, 6))])
+    splits = label_splits()
+    splits["test"] = {k: v[:7] for k, v in splits["train"].items()}
+    found = baselines._nearest(multilabel(splits))
+    np.testing.assert_array_equal(found > 0, splits["test"]["y"] > 0)
+    assert set(np.unique(found)) == {-1.0, 1.0}
+
+
+def test_regression_has_ridge_and_the_training_mean_in_the_units_of_y():
+    splits = linear_splits(2.0, EQUAL)
+    for arrays in splits.values():
+        arrays["y"] = arrays["y"].reshape(len(arrays["y"]), -1)[:, :2]
+    found = baselines.scores(tasks.Task("t", "regression", "rmse", splits))
+    assert set(found) == {"mean", "nearest", "linear"}
+    flat = {s: a["x"].reshape(len(a["x"]), -1) for s, a in splits.items()}
+    want = {"val": [], "test": []}
+    for alpha in baselines.RIDGE_ALPHAS:
+        model = sklearn.linear_model.Ridge(alpha=alpha, solver="svd")
+        model.fit(flat["train"].astype(np.float64), splits["train"]["y"])
+        for split, values in want.items():
+            errors = model.predict(flat[split]) - splits[split]["y"]
+            values.append(np.sqrt(np.mean(errors**2)))
+    best = np.argmin(want["val"])
+    assert 0 < best < len(baselines.RIDGE_ALPHAS) - 1
+    assert found["linear"] == pytest.approx(want["test"][best], rel=1e-5)
+    errors = splits["train"]["y"].mean(0) - splits["test"]["y"]
+    assert found["mean"] == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-5)
 
 
 def test_scores_of_the_same_arrays_are_computed_once(tmp_path, monkeypatch):

@@ -87,6 +87,7 @@ DOORS = {
     "tensorflow_datasets": ("data/tfds",),
     "h5py": ("data/pdebench_file",),
     "sklearn": ("data/pseudo_labels", "baselines", "methods/heads"),
+    "threadpoolctl": ("baselines",),
     "scipy": ("pde/*", "losses/bound", "methods/heads", "methods/lipschitz", "gap"),
     "matplotlib": ("plots", "field_plots"),
     "pickle": ("data/torch_file", "data/numpy_pickle"),
