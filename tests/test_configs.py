@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from configs import common, pde
-from recraft_jax import main
+from configs import common, offline, pde
+from recraft_jax import main, targets
 
 # Task: optimiser, learning rate, weight decay, epochs, warm-up epochs, clipping norm,
 # loss, tokens of one sample (RECRAFT's YAML files and the loaders' lengths).
@@ -69,3 +69,41 @@ def test_fno_has_pdebenchs_hyperparameters_at_paper_scale():
     assert (optim.name, optim.lr, optim.weight_decay) == ("adam", 1e-3, 1e-4)
     assert (optim.clip, optim.warmup_frac) == (0, 0)
     assert config.stage1.num_steps == 0
+
+
+@pytest.mark.parametrize("task", offline.TASKS)
+def test_every_offline_choice_is_a_valid_config(task):
+    for method, scale in itertools.product(common.METHODS, common.SCALES):
+        config = offline.get_config(f"{task},method={method},scale={scale}")
+        main.check(config)
+        assert (config.task, config.method) == (task, method)
+        assert config.embedder.patch > 0 and 0 < config.data.val_frac < 0.5
+
+
+def test_offline_tasks_are_those_with_packaged_data():
+    made = {"waves", "tones"}
+    assert set(offline.TASKS) == set(targets.TARGETS) - made
+
+
+@pytest.mark.parametrize("task", offline.TASKS)
+def test_offline_scales_grow(task):
+    found = []
+    for scale in common.SCALES:  # demo, quick, paper
+        config = offline.get_config(f"{task},scale={scale}")
+        # 0 samples are all, more than any number asked for.
+        found.append((config.data.num_samples or 10_000, config.stage2.num_epochs))
+    demo, quick, paper = found
+    assert quick[0] <= demo[0] <= paper[0] and quick[1] < demo[1] < paper[1]
+
+
+def test_offline_keeps_the_settings_of_spoken_digits():
+    config = offline.get_config()
+    data, stage2 = config.data, config.stage2
+    assert config.task == "spoken_digits"
+    assert (data.num_samples, data.num_test, data.val_frac) == (250, 600, 0.2)
+    assert (config.embedder.patch, config.stage1.num_steps) == (2, 20)
+    assert (stage2.num_epochs, stage2.optim.new_lr_factor) == (12, 3.0)
+    quick = offline.get_config("spoken_digits,scale=quick")
+    assert (quick.data.num_samples, quick.stage2.num_epochs) == (250, 5)
+    paper = offline.get_config("spoken_digits,scale=paper").data
+    assert (paper.num_samples, paper.num_test, paper.val_frac) == (2400, 600, 0.1)
