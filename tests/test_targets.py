@@ -1,11 +1,13 @@
 """From a config to the arrays of its task: PDEBench's files, read or made once."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
-from configs import pde
-from recraft_jax import errors, generate, targets
-from recraft_jax.data import pdebench, pdebench_file
+from configs import offline, pde
+from recraft_jax import asset_table, assets, errors, generate, metrics, targets
+from recraft_jax.data import pdebench, pdebench_file, tasks
 from recraft_jax.data.pdebench_layout import LAYOUTS
 
 
@@ -90,3 +92,49 @@ def test_missing_data_are_made_once(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(generate, "make", None)
     again = targets.load(config)
     np.testing.assert_array_equal(again.splits["test"]["y"], task.splits["test"]["y"])
+
+
+@pytest.mark.parametrize("name", targets.TARGETS)
+def test_table_is_sound(name):
+    target = targets.TARGETS[name]
+    assert target.kind in tasks.KINDS
+    assert target.metric in {*metrics.METRICS, "rmse"}
+    assert bool(target.num_classes) == (target.kind in ("classification", "multilabel"))
+
+
+def test_packaged_reader_gets_its_files_and_the_numbers_of_the_config(monkeypatch):
+    monkeypatch.setattr(assets, "fetch", lambda name, cache: pathlib.Path(cache, name))
+    calls = []
+    read = targets._packaged("plaid", lambda *args, **kw: calls.append((args, kw)))
+    config = offline.get_config("plaid")
+    config.assets.cache = "/cache"
+    config.data.num_samples, config.data.num_test, config.data.seed = 5, 6, 7
+    read(config)
+    paths = tuple(
+        pathlib.Path("/cache/plaid") / f"PLAID_{s}.ts" for s in ("TRAIN", "TEST")
+    )
+    assert calls == [(paths, {"num_train": 5, "num_test": 6, "seed": 7})]
+    darcy = tuple(asset_table.ASSETS["darcy16"].files)
+    assert darcy == ("darcy_train_16.pt", "darcy_test_16.pt")
+
+
+def test_regression_targets_are_read_and_split(monkeypatch, tmp_path):
+    monkeypatch.setattr(assets, "fetch", lambda name, cache: tmp_path)
+    for split, num in (("TRAIN", 10), ("TEST", 3)):
+        rows = [
+            ",".join(str(value + len(split) * 100 + row) for value in range(100))
+            + f":{row}.5"
+            for row in range(num)
+        ]
+        (tmp_path / f"Tecator_{split}.ts").write_text("@data\n" + "\n".join(rows))
+    task = targets.load(offline.get_config("tecator"))
+    assert task[:3] == ("tecator", "regression", "rmse") and task.num_classes == 0
+    shapes = [task.splits[split]["y"].shape for split in tasks.SPLITS]
+    assert shapes == [(8, 1), (2, 1), (3, 1)]
+
+
+def test_unknown_task_is_refused_with_all_that_are_known():
+    config = offline.get_config()
+    config.task = "plad"
+    with pytest.raises(errors.InputError, match="task 'plad'; allowed: .*plaid.*tones"):
+        targets.load(config)

@@ -246,3 +246,75 @@ def test_multilabel_targets_other_than_0_and_1_are_refused(y, message):
     arrays["train"] = {"x": x, "y": np.float32(y)}
     with pytest.raises(errors.InputError, match=message):
         make(arrays, **settings)
+
+
+def grouped(sizes, num_test=4):
+    """Samples that carry their index, in shuffled groups of these sizes."""
+    arrays = raw(sum(sizes), num_test)
+    group = np.random.default_rng(9).permutation(
+        np.repeat(np.arange(len(sizes)), sizes)
+    )
+    arrays["train"]["group"] = group
+    arrays["test"]["group"] = np.full(num_test, 99)
+    return arrays, group
+
+
+@pytest.mark.parametrize("split_seed", range(4))
+@pytest.mark.parametrize(
+    ("sizes", "val_frac"), [([1] * 30, 0.2), ([7, 3, 9, 4, 2], 0.3), ([5, 6], 0.1)]
+)
+def test_validation_holds_whole_groups(sizes, val_frac, split_seed):
+    arrays, group = grouped(sizes)
+    task = make(arrays, val_frac=val_frac, split_seed=split_seed)
+    rows = {s: np.array(indices(task, s), int) - 1 for s in ("train", "val")}
+    assert sorted(np.concatenate(list(rows.values()))) == list(range(sum(sizes)))
+    train, val = (set(group[rows[s]]) for s in ("train", "val"))
+    assert train and val and not train & val
+    for arrays in task.splits.values():
+        assert set(arrays) == {"x", "y"}
+        np.testing.assert_array_equal(arrays["x"], -arrays["y"])
+    # No further group would bring it closer.
+    num, want = len(rows["val"]), val_frac * sum(sizes)
+    assert all(abs(num - want) <= abs(num + sizes[g] - want) for g in train)
+
+
+def test_validation_of_single_samples_as_groups_has_the_exact_share():
+    arrays, _ = grouped([1] * 40)
+    assert len(indices(make(arrays, val_frac=0.25), "val")) == 10
+
+
+def test_groups_are_drawn_by_the_split_seed():
+    arrays, _ = grouped([2] * 12)
+    vals = [indices(make(arrays, split_seed=seed), "val") for seed in (0, 0, 1, 2)]
+    assert vals[0] == vals[1]
+    assert vals[0] != vals[2] or vals[0] != vals[3]
+
+
+def test_too_large_groups_leave_the_smallest_to_validate():
+    arrays, group = grouped([10, 8, 12])
+    rows = np.array(indices(make(arrays, val_frac=0.01), "val"), int) - 1
+    assert set(group[rows]) == {1} and len(rows) == 8
+
+
+@pytest.mark.parametrize("val_frac", [0.9, 1.0])
+def test_one_group_always_trains(val_frac):
+    arrays, group = grouped([3, 3, 3])
+    rows = np.array(indices(make(arrays, val_frac=val_frac), "train"), int) - 1
+    assert len(set(group[rows])) == 1 and len(rows) == 3
+
+
+def test_single_group_is_refused():
+    arrays, _ = grouped([9])
+    with pytest.raises(errors.InputError) as info:
+        make(arrays)
+    assert str(info.value) == (
+        "task toy: all 9 training samples are of one group, which cannot be split; "
+        "allowed: two groups or more (try a larger data.num_samples)"
+    )
+
+
+def test_official_protocol_drops_groups():
+    arrays, _ = grouped([9])  # nothing is split
+    task = make(arrays, protocol="official")
+    assert all(set(found) == {"x", "y"} for found in task.splits.values())
+    assert len(task.splits["train"]["x"]) == 9
