@@ -2,7 +2,8 @@
 
 u_t + u u_x = nu u_xx with nu = 0.01 on a periodic interval: from the state at the start
 predict the one at the end (Li et al. 2021, section 5.1, is the same map on finer grids
-and with another viscosity).
+and with another viscosity). The states at the start are smooth: two directions of 16
+hold 97 % of their variance, so that a nearest neighbour is a strong baseline.
 """
 
 import os

