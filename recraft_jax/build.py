@@ -113,14 +113,18 @@ def model(
     is_dense = task.kind == "dense"
     x_shape = train["x"].shape[1:]
     y_shape = train["y"].shape[1:] if is_dense else None
+    num_outputs = task.num_classes or train["y"].shape[-1]
     if body is None:
-        made = OWN_MODELS[config.method](config, x_shape, y_shape)
+        grid = (*x_shape[:-1], num_outputs)
+        made = OWN_MODELS[config.method](config, x_shape, y_shape or grid)
+        if not is_dense:
+            made = _averaged(made)
     else:
         made = cross_modal.make(
             body,
             x_shape=x_shape,
             y_shape=y_shape,
-            num_classes=task.num_classes or train["y"].shape[-1],
+            num_classes=num_outputs,
             patch=config.embedder.patch,
             max_tokens=config.embedder.max_tokens,
             image_size=config.embedder.image_size,
@@ -141,6 +145,24 @@ def model(
     names = ("apply", "apply_train", "forward_from_tokens")
     given = {name: getattr(made, name) for name in names}
     return made._replace(**{name: inverted(fn) for name, fn in given.items() if fn})
+
+
+def _averaged(model: cross_modal.CrossModal) -> cross_modal.CrossModal:
+    """Average the fields that a model predicts over the grid, one value a channel.
+
+    A Fourier operator or a U-Net has no head for classes of its own; this is that of a
+    fully convolutional classifier.
+    """
+
+    def averaged(fn):
+        def call(*args):
+            pred, more = fn(*args)
+            return pred.mean(range(1, pred.ndim - 1)), more
+
+        return call
+
+    given = {name: getattr(model, name) for name in ("apply", "apply_train")}
+    return model._replace(**{name: averaged(fn) for name, fn in given.items() if fn})
 
 
 def _fno(config: ml_collections.ConfigDict, x_shape, y_shape) -> cross_modal.CrossModal:
