@@ -11,6 +11,7 @@ Others can still be relatives: nothing here measures how alike they are.
 import os
 
 import numpy as np
+from jaxtyping import Float
 
 from recraft_jax import errors
 from recraft_jax.data import draws
@@ -96,7 +97,7 @@ def distinct(peptides: list[tuple[str, int]], num: int) -> dict[str, int]:
     return {key: found.pop() for key, found in labels.items() if len(found) == 1}
 
 
-def one_hot(sequence: str) -> np.ndarray:
+def one_hot(sequence: str) -> Float[np.ndarray, "32 20"]:
     """Return `[32 20]` of up to 32 residues: in order, then zeros."""
     rows = np.zeros((NUM_RESIDUES, len(RESIDUES)), np.float32)
     for place, residue in enumerate(sequence):

@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from recraft_jax import errors
 from recraft_jax.data import draws, numpy_pickle
@@ -62,7 +63,7 @@ def load(
     )
 
 
-def windows(recording: np.ndarray) -> np.ndarray:
+def windows(recording: Float[np.ndarray, "t c"]) -> Float[np.ndarray, "n 100 c"]:
     """Cut `[t c]` into `[n 100 c]`, t being 100 or more."""
     starts = np.arange(0, len(recording) - WINDOW + 1, STRIDE)
     return recording[starts[:, None] + np.arange(WINDOW)]
