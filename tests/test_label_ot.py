@@ -142,6 +142,41 @@ def test_traced_labels_and_points_of_no_class():
     np.testing.assert_array_equal(grad(padded)[20:], 0)
 
 
+def test_source_self_terms_computed_once():
+    """The same cost, and the same gradient in the target."""
+    target, source = clouds()
+    terms, info = label_ot.self_terms(
+        source, SOURCE_LABELS, epsilon=0.5, num_classes=3, threshold=1e-5
+    )
+    assert info["converged"] and info["marginal_error"] <= 1e-5
+
+    def total(target, **options):
+        return jnp.sum(cost_of(target, source, **options)[0])
+
+    want = jax.value_and_grad(total)(target)
+    got = jax.value_and_grad(functools.partial(total, source_self=terms))(target)
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
+    np.testing.assert_allclose(got[1], want[1], atol=1e-5)
+    with pytest.raises(ValueError, match=r"source_self must be \[3\]"):
+        cost_of(target, source, source_self=terms[:2])
+
+
+def test_self_terms_with_constants_on_the_cost():
+    """Two points at distance r: mean and soft minimum by hand; r^2 plus a constant."""
+    points, extra = jnp.array([[0.0], [1.0]]), jnp.array([[0.0, 0.7], [0.7, 0.0]])
+    got, _ = label_ot.self_terms(
+        points,
+        np.zeros(2, int),
+        epsilon=0.5,
+        num_classes=2,
+        extra=extra,
+        threshold=1e-6,
+    )
+    # By symmetry g is one constant: g = -eps log((1 + exp(-1.7 / eps)) / 2) - g.
+    want = -0.5 * np.log((1 + np.exp(-1.7 / 0.5)) / 2)
+    np.testing.assert_allclose(got, [want, 0.0], rtol=1e-5)
+
+
 def test_not_converged_is_reported():
     target, source = clouds()
     got, info = cost_of(target, source, epsilon=1e-3, max_iterations=1)

@@ -36,7 +36,8 @@ def class_cost(
     epsilon: ArrayLike,
     num_classes: int,
     num_source_classes: int,
-    threshold: float = 1e-3,
+    source_self: Float[Array, " ks"] | None = None,
+    threshold: ArrayLike = 1e-3,
     max_iterations: int = 200,
 ) -> tuple[Float[Array, "ks kt"], dict[str, Array]]:
     """Compute the Sinkhorn divergences between source classes and target classes.
@@ -51,6 +52,9 @@ def class_cost(
         gradient flows through.
       num_classes: Number of target classes kt.
       num_source_classes: Number of source classes ks.
+      source_self: `self_terms` of the source at this epsilon, computed once for a
+        source that never changes. They are constants: their gradient in
+        `source_features` is then missing.
       threshold: Largest l1 error of a marginal, of any problem, to be converged.
       max_iterations: Cap on the sweeps at `epsilon`, after those at larger ones.
 
@@ -70,15 +74,63 @@ def class_cost(
     checks.positive("epsilon", epsilon)
     _check_labels("labels", labels, features, num_classes)
     _check_labels("source_labels", source_labels, source_features, num_source_classes)
+    if source_self is not None and source_self.shape != (num_source_classes,):
+        raise ValueError(
+            f"source_self must be [{num_source_classes}], got {source_self.shape}"
+        )
     return _class_cost(
         jnp.asarray(source_features, jnp.float32),
         jax.nn.one_hot(source_labels, num_source_classes),
         jnp.asarray(features, jnp.float32),
         jax.nn.one_hot(labels, num_classes),
+        source_self,
         jax.lax.stop_gradient(jnp.asarray(epsilon, jnp.float32)),
         threshold,
         max_iterations,
     )
+
+
+def self_terms(
+    features: Float[Array, "n d"],
+    labels: Int[Array | np.ndarray, " n"],
+    *,
+    epsilon: ArrayLike,
+    num_classes: int,
+    extra: Float[Array, "n n"] | None = None,
+    threshold: ArrayLike = 1e-3,
+    max_iterations: int = 200,
+) -> tuple[Float[Array, " k"], dict[str, Array]]:
+    """Compute OT(z, z) of all classes, to be cached for points that never change.
+
+    Args:
+      features: One row per point.
+      labels: As in `class_cost`.
+      epsilon: As in `class_cost`.
+      num_classes: As in `class_cost`.
+      extra: Symmetric constants to add to the cost |.|^2 of pairs of points.
+      threshold: As in `class_cost`.
+      max_iterations: As in `class_cost`.
+
+    Returns:
+      The terms, 0 for a class without points, and diagnostics; see `class_cost`.
+    """
+    checks.finite_rows("features", features)
+    checks.finite_rows("extra", extra)
+    checks.positive("epsilon", epsilon)
+    _check_labels("labels", labels, features, num_classes)
+    epsilon = jax.lax.stop_gradient(jnp.asarray(epsilon, jnp.float32))
+    members = jax.nn.one_hot(labels, num_classes)
+    with jax.default_matmul_precision("float32"):
+        points, _, _ = _centre(jnp.asarray(features, jnp.float32), members)
+        terms, (error, iterations) = _self_ot(
+            points, members, epsilon, threshold, max_iterations, extra
+        )
+    return terms, {
+        "converged": error <= threshold,
+        "iterations": iterations,
+        "marginal_error": error,
+        "epsilon": epsilon,
+    }
 
 
 def _check_labels(name, labels, points, num_classes):
@@ -93,18 +145,23 @@ def _check_labels(name, labels, points, num_classes):
 
 
 @functools.partial(jax.jit, static_argnames="max_iterations")
-def _class_cost(x, members_x, y, members_y, epsilon, threshold, max_iterations):
+def _class_cost(x, members_x, y, members_y, own_x, epsilon, threshold, max_iterations):
     """Compute `class_cost` from one-hot labels, x the source."""
     with jax.default_matmul_precision("float32"):
         x, mean_x, has_x = _centre(x, members_x)
         y, mean_y, has_y = _centre(y, members_y)
         limits = epsilon, threshold, max_iterations
-        cross, crossing = _cross_ot(x, members_x, y, members_y, *limits)
-        own_x, solve_x = _self_ot(x, members_x, *limits)
+        cross, solve_cross = _cross_ot(x, members_x, y, members_y, *limits)
         own_y, solve_y = _self_ot(y, members_y, *limits)
+        solves = [solve_cross, solve_y]
+        if own_x is None:
+            own_x, solve_x = _self_ot(x, members_x, *limits)
+            solves.append(solve_x)
+        else:
+            own_x = jax.lax.stop_gradient(jnp.asarray(own_x, jnp.float32))
     between = jnp.sum((mean_x[:, None] - mean_y) ** 2, axis=-1)
     cost = between + cross - own_x[:, None] / 2 - own_y / 2
-    errors, iterations = zip(crossing, solve_x, solve_y, strict=True)
+    errors, iterations = zip(*solves, strict=True)
     error = functools.reduce(jnp.maximum, errors)
     return distortion.fill_unknown(cost, has_x[:, None] & has_y), {
         "converged": error <= threshold,
@@ -226,9 +283,12 @@ def _cross_ot(x, members_x, y, members_y, epsilon, threshold, max_iterations):
     return _means(f, members_x) + _means(g, members_y).T, diagnostics
 
 
-def _self_ot(x, members, epsilon, threshold, max_iterations):
+@functools.partial(jax.jit, static_argnames="max_iterations")
+def _self_ot(x, members, epsilon, threshold, max_iterations, extra=None):
     """Compute OT(z, z) for all classes, `[k]`, by g <- (g + T g) / 2."""
     cost = _squares(x, x)
+    if extra is not None:
+        cost = cost + jax.lax.stop_gradient(jnp.asarray(extra, jnp.float32))
     fixed = jax.lax.stop_gradient(cost)
 
     def step(g, cost, epsilon):
