@@ -28,6 +28,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from recraft_jax.losses import checks, ot
@@ -46,7 +47,7 @@ def otdd(
     num_classes_x: int | None = None,
     num_classes_y: int | None = None,
     distances: dict[str, Array] | None = None,
-    threshold: float | None = None,
+    threshold: ArrayLike | None = None,
     max_iterations: int = 2000,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Compute the debiased Sinkhorn divergence for the label-aware cost.
@@ -128,7 +129,7 @@ def label_distances(
     epsilon: float = 0.1,
     num_classes_x: int | None = None,
     num_classes_y: int | None = None,
-    threshold: float | None = None,
+    threshold: ArrayLike | None = None,
     max_iterations: int = 2000,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Compute the divergences D between classes, for the cost |u - u'|^2.
