@@ -18,7 +18,7 @@ import optax
 
 from recraft_jax import build, clock, optim, phase, state, tree
 from recraft_jax import mesh as meshes
-from recraft_jax.methods import fit, mona, pare, recraft, source
+from recraft_jax.methods import fit, mona, orca, pare, recraft, source
 from recraft_jax.models import body as bodies
 from recraft_jax.models import cross_modal
 
@@ -44,6 +44,7 @@ METHODS = {
     "fld": _RECRAFT,
     "nft": _FIT,
     "scratch": _FIT,
+    "orca": Method(orca.phases, leaves=orca.leaves),
     "pare": Method(pare.phases, init=pare.init),
     "mona": Method(mona.phases),
     "fno": _FIT,

@@ -51,7 +51,7 @@ def phases(
         align_phase(config, model, target=target),
         fit.fit_phase(
             config,
-            model.apply,
+            model,
             loss,
             num_steps=fit_steps,
             freeze_embedder=config.stage2.freeze_embedder,
@@ -100,14 +100,14 @@ def align_phase(
 
 
 def leaves(
-    section: ml_collections.ConfigDict, features: np.ndarray, labels: np.ndarray
+    config: ml_collections.ConfigDict, features: np.ndarray, labels: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Compute what the term needs of the source, as frozen parameters.
 
     Args:
-      section: `config.orca`: `epsilon` of the outer and of the inner problems,
-        `max_source` points of the cloud (evenly spaced ones, 0 for all; its matrices
-        are held densely), `threshold` as in `term`.
+      config: the run's config; reads `orca`: `epsilon` of the outer and of the inner
+        problems, `max_source` points of the cloud (evenly spaced ones, 0 for all; its
+        matrices are held densely), `threshold` as in `term`.
       features: pooled source features `[n d]`.
       labels: their classes as rows `[n k]`. The largest entry is the class of a point,
         the first one at a tie; a row of zeros has none and is left out.
@@ -120,6 +120,7 @@ def leaves(
     Raises:
       InputError: a setting out of range, or no point with a label.
     """
+    section = config.orca
     _check(section)
     labelled = np.flatnonzero(np.any(labels > 0, axis=1))
     if not len(labelled):
