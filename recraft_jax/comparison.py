@@ -428,7 +428,7 @@ def _provenance(runs: Sequence[Finished]) -> dict[str, Any]:
     """Collect what all runs have, and what some have otherwise."""
 
     def every(name: str) -> list[str]:
-        return sorted({str(run.results.get(name)) for run in runs})
+        return sorted({run.results.get(name) or "" for run in runs})
 
     versions: dict[str, set] = {}
     for run in runs:

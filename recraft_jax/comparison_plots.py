@@ -20,7 +20,7 @@ _COLOURS = (
 )
 _MARKERS = "osD^vP<>Xh"
 _COLUMNS = 3  # of panels
-_OFF_SCALE = 1.6  # times the highest bar, from where on a baseline is not drawn
+_OFF_SCALE = 2.5  # times the highest bar, from where on a baseline is not drawn
 _LINES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 
@@ -36,7 +36,7 @@ def draw_scores(summary: Mapping[str, Any]) -> figure.Figure:
         top = 0.0
         for at, method in enumerate(names):
             if method not in done:
-                ax.text(at, 0, "failed", rotation=90, ha="center", va="bottom")
+                ax.text(at, 0, "  failed", rotation=90, ha="center", va="bottom")
                 continue
             test = done[method]["test"]
             colour = _COLOURS[at % len(_COLOURS)]

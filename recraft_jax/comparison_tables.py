@@ -38,7 +38,7 @@ def header(summary: Mapping[str, Any], origin: Mapping[str, Any]) -> list[str]:
     versions = ", ".join(
         f"{name} {' and '.join(of)}" for name, of in found["versions"].items()
     )
-    commits = ", ".join(found["commits"])
+    commits = ", ".join(c or "unknown" for c in found["commits"])
     if len(found["commits"]) > 1:
         commits = f"{len(found['commits'])} different ones: {commits}"
     seeds = ", ".join(map(str, summary["seeds"]))
@@ -49,8 +49,8 @@ def header(summary: Mapping[str, Any], origin: Mapping[str, Any]) -> list[str]:
         f"{', '.join(found['scales'])}. Preset: {', '.join(found['presets'])}. "
         f"Seeds: {seeds}.",
         f"Test scores are those of the parameters {which[summary['score']]}.",
-        f"Backbones: {backbones}.",
-        f"Versions: {versions}. Commit: {commits}.",
+        f"Backbones: {backbones or '-'}.",
+        f"Versions: {versions or '-'}. Commit: {commits}.",
         f"CPU: {origin['cpu']}; {comparison.count(origin['jobs'], 'run')} at a time.",
     ]
     for one in summary["failed"]:
@@ -77,7 +77,7 @@ def latex(summary: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
     for table in tables(summary):
         lines += [
             r"\begin{table}[ht]",
-            r"\centering",
+            r"\centering\footnotesize",
             rf"\caption{{{escape(table.title)}. {escape(table.note)}}}",
             rf"\begin{{tabular}}{{{'l' * len(table.head)}}}",
             r"\hline",
@@ -199,7 +199,8 @@ def _difference_table(summary: Mapping[str, Any]) -> Table:
         values = [abs(gap["value"]) for gap in gaps.values() if gap]
         if not values:
             continue
-        form = _form([c["test"]["mean"] for c in found["methods"].values() if c])
+        means = [c["test"]["mean"] for c in found["methods"].values() if c]
+        form = _form(means, more=1)
         row = [_task_label(task, found), found["baseline_method"]]
         for method, gap in gaps.items():
             if method == found["baseline_method"]:
@@ -340,11 +341,11 @@ def _text(found: Mapping[str, Any], form: Callable[[float], str]) -> str:
     return mean if found["std"] is None else f"{mean} ± {form(found['std'])}"
 
 
-def _form(means: Sequence[float]) -> Callable[[float], str]:
-    """Choose decimals that give the smallest mean three digits."""
+def _form(means: Sequence[float], more: int = 0) -> Callable[[float], str]:
+    """Choose decimals that give the smallest mean three digits, and some more."""
     sizes = [abs(m) for m in means if m and math.isfinite(m)]
     digits = min(max(2 - math.floor(math.log10(min(sizes))), 3), 8) if sizes else 3
-    return lambda v: f"{v:.3g}" if abs(v) >= 1e5 else f"{v:.{digits}f}"
+    return lambda v: f"{v:.3g}" if abs(v) >= 1e5 else f"{v:.{digits + more}f}"
 
 
 def _task_label(task: str, found: Mapping[str, Any]) -> str:

@@ -283,8 +283,8 @@ def test_higher_metrics_turn_ranks_and_signs_around():
     found = markdown(summary)
     assert found["Test scores"][1][1] == "**0.500 ± 0.014 (2)**"
     title = "Difference to the baseline method; positive is better for the method"
-    assert found[title][1][1:5] == ["nft", "+0.100 [no samples]", "baseline"] + [
-        "-0.100 [no samples]"
+    assert found[title][1][1:5] == ["nft", "+0.1000 [no samples]", "baseline"] + [
+        "-0.1000 [no samples]"
     ]
     # mean 0.9 is above every score here, so it is better than all of them
     assert "On t_1 mean beat every method." in comparison_tables.markdown(
@@ -311,7 +311,7 @@ def test_difference_table_marks_what_excludes_0():
     ]
     assert row[:4] == [
         *("t (error, lower is better)", "nft", "baseline"),
-        "+0.250 [+0.250, +0.250] !",
+        "+0.2500 [+0.2500, +0.2500] !",
     ]
     assert "!" not in row[4] and "[-" in row[4]
 

@@ -40,7 +40,7 @@ def test_scores_of_one_seed_have_no_error_bar_and_leave_out_far_baselines():
 def test_failed_methods_are_named():
     summary = summarise([run("nft")], methods=["nft", "fno"])
     ax = comparison_plots.draw_scores(summary).axes[0]
-    assert [text.get_text() for text in ax.texts] == ["failed"]
+    assert [text.get_text() for text in ax.texts] == ["  failed"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["nft", "fno"]
 
 
