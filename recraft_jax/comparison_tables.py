@@ -214,9 +214,11 @@ def _difference_table(summary: Mapping[str, Any]) -> Table:
         else "Baseline method: that with the best mean validation score, of all but "
         f"{comparison.PROPOSED}."
     )
-    alone = (
-        ""
-        if len(summary["seeds"]) > 1
+    num_seeds = len(summary["seeds"])
+    seeds = (
+        f" {num_seeds} seeds show {num_seeds - 1}/{num_seeds} of the variance over "
+        "seeds, so intervals are narrow where it is large."
+        if num_seeds > 1
         else " There is one seed, so intervals know nothing of other seeds."
     )
     num = f"{comparison.RESAMPLES:,}"
@@ -226,7 +228,7 @@ def _difference_table(summary: Mapping[str, Any]) -> Table:
         rows,
         f"{chosen} In brackets the 95 % interval of a paired bootstrap over seeds and "
         f"test samples, {num} resamples, not corrected for the number of "
-        f"comparisons; ! marks those without 0.{alone}",
+        f"comparisons; ! marks those without 0.{seeds}",
     )
 
 

@@ -297,6 +297,9 @@ def test_one_seed_has_no_spread():
     text = comparison_tables.markdown(summarise(runs), ORIGIN)
     assert "±" not in text and "0.490 (1)" in text
     assert "standard deviation" not in text
+    assert "There is one seed, so intervals know nothing of other seeds." in text
+    whole = comparison_tables.markdown(summarise(grid()), ORIGIN)
+    assert "2 seeds show 1/2 of the variance over seeds" in whole
 
 
 def test_difference_table_marks_what_excludes_0():
