@@ -24,6 +24,11 @@ PRESETS = ("default", "paper", "official")
 # list. D5 is an option there, off by default, and D8 a part of D7.
 OFFICIAL = {
     "stage1.mode": "sequential",
+    "stage1.num_steps": 60,  # one an epoch (D10)
+    "stage1.batch_size": 128,
+    "stage1.optim.decay": "step",
+    "stage1.optim.warmup_frac": 0.0,
+    "stage1.label_lr": 1e-4,
     "embedder.init": "xavier",
     "head.kind": "pool",
     "fa.kind": "otdd_single_label",
@@ -227,6 +232,7 @@ def base(choice: dict) -> ml_collections.ConfigDict:
             # Of the label term where it comes after alignment; 0 is as above.
             "num_label_steps": 0,
             "label_batch_size": 0,
+            "label_lr": 0.0,
             "optim": _optim(lr=3e-3),
         }
     )
@@ -257,6 +263,8 @@ def base(choice: dict) -> ml_collections.ConfigDict:
         config.fa.omega = 0.0
     if choice["method"] in NO_STAGE1:
         config.stage1.num_steps = 0
+    if choice["method"] == "mona":  # each step costs five of the others
+        config.stage1.batch_size = config.stage2.batch_size
     if choice["method"] in NO_BACKBONE:
         config.stage2.optim.lr = 3e-3 if choice["method"] == "fno" else 1e-3
         config.stage2.optim.new_lr_factor = 1.0

@@ -94,7 +94,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     if choice["scale"] == "quick":
         config.stage1.num_steps = min(config.stage1.num_steps, 10)
         config.stage2.num_epochs //= 4
-        config.source.num_samples = 600
     if choice["scale"] == "paper":
         _paper(config)
     return config
@@ -159,7 +158,8 @@ def _paper(config: ml_collections.ConfigDict) -> None:
     if config.stage1.num_steps:
         epoch = -(-num_train // STAGE1_SAMPLES)
         config.stage1.batch_size = STAGE1_SAMPLES
-        config.stage1.num_steps = min(STAGE1_EPOCHS * epoch, MAX_STAGE1_STEPS)
+        if config.preset != "official":  # which takes one step an epoch
+            config.stage1.num_steps = min(STAGE1_EPOCHS * epoch, MAX_STAGE1_STEPS)
         config.stage1.label_batch_size = LABEL_SAMPLES * config.fld.num_clusters
         chunks = -(-num_train // config.stage1.label_batch_size)
         config.stage1.num_label_steps = LABEL_EPOCHS * chunks

@@ -16,8 +16,9 @@ def schedule(section: ml_collections.ConfigDict, num_steps: int) -> optax.Schedu
     """Make the learning rate of a phase: linear warm-up, then the decay.
 
     Args:
-      section: `lr`, `warmup_frac` (share of the phase), `decay` (`cosine`, `linear` or
-        `constant`) and `end_factor` (what is left of `lr` at the end of a decay).
+      section: `lr`, `warmup_frac` (share of the phase), `decay` (`cosine`, `linear`,
+        `constant`, or `step`: a fifth after each third, as in the released stage 1) and
+        `end_factor` (what is left of `lr` at the end of a cosine or linear decay).
       num_steps: steps of the phase.
     """
     warmup = round(section.warmup_frac * num_steps)
@@ -28,9 +29,13 @@ def schedule(section: ml_collections.ConfigDict, num_steps: int) -> optax.Schedu
         after = optax.linear_schedule(section.lr, section.end_factor * section.lr, rest)
     elif section.decay == "constant":
         after = optax.constant_schedule(section.lr)
+    elif section.decay == "step":
+        # Released: epochs 20 and 40 of 60 must be exceeded, counted from 0.
+        thirds = {num_steps * third // 3 + 1 - warmup: 0.2 for third in (1, 2)}
+        after = optax.piecewise_constant_schedule(section.lr, thirds)
     else:
         raise errors.InputError(
-            f"optim.decay = {section.decay!r}; allowed: cosine, linear, constant"
+            f"optim.decay = {section.decay!r}; allowed: cosine, linear, constant, step"
         )
     # The first step moves: warm-up starts at lr / warmup, not at 0.
     up = optax.linear_schedule(section.lr / max(warmup, 1), section.lr, max(warmup, 1))

@@ -67,6 +67,11 @@ TABLE = {
         {"labels": "y_labels", "source_labels": "x_labels"},
         {"epsilon": 0.5, "num_classes": "kt", "num_source_classes": "ks"},
     ),
+    label_ot.self_terms: (
+        {"features": "y"},
+        {"labels": "y_labels"},
+        {"epsilon": 0.5, "num_classes": "kt"},
+    ),
 }
 ON_THE_HOST = {
     bound.exact_wasserstein1: (WEIGHTED, {}, {}),

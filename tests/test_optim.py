@@ -212,7 +212,7 @@ def test_frozen_leaves_have_no_optimiser_state():
     ("changes", "said"),
     [
         ({"name": "lion"}, r"optim\.name = 'lion'; allowed: adamw, adam, sgd"),
-        ({"decay": "step"}, r"optim\.decay = 'step'; allowed: cosine, linear"),
+        ({"decay": "steps"}, r"optim\.decay = 'steps'; allowed: cosine, linear"),
     ],
 )
 def test_make_refuses_unknown_names(changes, said):
@@ -227,3 +227,11 @@ def test_new_parts_move_faster_by_their_factor():
     after = run(config, params, grads)[-1]
     np.testing.assert_allclose(after["body/kernel"], [-0.5, 1.0])
     np.testing.assert_allclose(after["head/kernel"], [-5.0, 10.0])
+
+
+def test_step_decay_is_the_released_one():
+    """Factor 0.2^k, k thresholds of {20, 40, 60} strictly exceeded; epochs from 0."""
+    rate = optim.schedule(section(lr=1.0, decay="step"), 60)
+    want = [0.2 ** sum(epoch > at for at in (20, 40, 60)) for epoch in range(60)]
+    got = [float(rate(step)) for step in range(60)]
+    np.testing.assert_allclose(got, want, rtol=1e-6)

@@ -4,7 +4,9 @@ The numbers are those of the list in `docs/theory.md`. D11, D12 and D13 (the Lip
 penalty) are in `test_lipschitz.py`, at the functions they change.
 """
 
+import functools
 import math
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -300,8 +302,11 @@ def test_official_preset_turns_every_switch_on():
     chosen = common.base(common.parse_arg("preset=official", ("toy",)))
     plain = common.base(common.parse_arg("", ("toy",)))
     for path, value in common.OFFICIAL.items():
-        section, name = path.split(".")
-        assert chosen[section][name] == value != plain[section][name], path
+        was, now = (
+            functools.reduce(operator.getitem, path.split("."), made)
+            for made in (plain, chosen)
+        )
+        assert now == value != was, path
     paper = common.base(common.parse_arg("preset=paper", ("toy",)))
     assert paper.stage2.freeze_embedder and not chosen.stage2.freeze_embedder
     assert paper.fld.kind == "mi" and paper.fa.kind == "w1"
@@ -310,6 +315,7 @@ def test_official_preset_turns_every_switch_on():
 def test_every_released_form_works_with_every_other(model, arrays):
     """Negative sets with D9, D16 and D18 at once: finite, and all leaves get slopes."""
     changes = dict(common.OFFICIAL) | {"fld.kind": "negative_sets"} | ONLY_FLD
+    changes |= {"stage1.batch_size": 12}
     x = np.random.default_rng(2).normal(size=(12, 16, 1)).astype(np.float32)
     loss, grads, _ = measure(model, arrays, x=x, **changes)
     assert np.isfinite(loss)

@@ -179,3 +179,11 @@ def test_losses_compute_in_float32(dtype):
     np.testing.assert_allclose(
         got, task.binary_cross_entropy(pred.astype(np.float32), y), rtol=1e-6
     )
+
+
+def test_mean_squared_error_is_in_units_of_the_scale():
+    pred = np.float32([[1.0, 4.0], [0.0, 0.0]])
+    y = np.float32([[3.0, 1.0], [0.0, 2.0]])
+    got = task.mean_squared_error(pred, y, scale=np.float32([2.0, 0.5]))
+    np.testing.assert_allclose(got, [(1 + 36) / 2, 16 / 2], rtol=1e-6)
+    np.testing.assert_allclose(task.mean_squared_error(pred, y), [6.5, 2.0], rtol=1e-6)

@@ -44,6 +44,8 @@ def phases(
     fa, fld = config.fa.omega, config.fld.weight
     stage1 = config.stage1
     parts = {"align": (fa, fld, stage1.num_steps, stage1.batch_size)}
+    label_lr = stage1.label_lr or stage1.optim.lr
+    label_optim = ml_collections.ConfigDict(stage1.optim.to_dict() | {"lr": label_lr})
     if stage1.mode == "sequential" and fa > 0 and fld > 0:
         steps = stage1.num_label_steps or stage1.num_steps
         batch_size = stage1.label_batch_size or stage1.batch_size
@@ -61,6 +63,7 @@ def phases(
                 weights=weights,
                 num_steps=num_steps,
                 batch_size=batch_size,
+                optim=label_optim if name == "align_fld" else stage1.optim,
             )
             for name, (*weights, num_steps, batch_size) in parts.items()
         ),
@@ -101,18 +104,20 @@ def align_phase(
     weights: Sequence[float],
     num_steps: int,
     batch_size: int,
+    optim: ml_collections.ConfigDict,
 ) -> phase.Phase:
     """Build stage 1 over class-balanced batches with importance weights.
 
     Args:
-      config: the run's config; reads `fa`, `fld`, `legacy`, `stage1`, and the batch
-        size of `stage2`.
+      config: the run's config; reads `fa`, `fld`, `legacy`, and the batch size of
+        `stage2`.
       apply: `(params, x) -> (pred, out)`.
       target: the training split.
       name: of the phase.
       weights: omega of FA and lambda of FLD; a term of weight 0 is not computed.
       num_steps: optimiser steps.
       batch_size: samples of one step.
+      optim: config section of the optimiser.
     """
     omega, weight = weights
     num_classes = target.num_classes
@@ -154,7 +159,7 @@ def align_phase(
         loss_fn=loss_fn,
         trainable=("embedder/.*", *head),
         num_steps=num_steps,
-        optim=config.stage1.optim,
+        optim=optim,
         stream="balanced",
         batch_size=batch_size,
         init_stats=(
