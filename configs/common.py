@@ -32,6 +32,7 @@ OFFICIAL = {
     "embedder.init": "xavier",
     "head.kind": "pool",
     "fa.kind": "otdd_single_label",
+    "lipschitz.tau": 0.4,  # of the head only; FA has weight 1 (D2)
     "fld.kind": "entropy",
     "fld.train_source_head": True,
     "fld.dense_1d_per_token": True,
@@ -179,7 +180,7 @@ def base(choice: dict) -> ml_collections.ConfigDict:
     config.fa = ml_collections.ConfigDict(
         {
             "kind": "w1",  # w1, w2sq_half (D8) or otdd_single_label (D7)
-            "omega": 0.4,
+            "omega": 1.0,
             "epsilon": 0.0,  # 0 is the default of the kind
         }
     )

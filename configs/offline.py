@@ -76,12 +76,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     if choice["task"] == "darcy16" and choice["backbone"] == "vit-s":
         config.embedder.image_size = 56  # 16 patches, as many as the text body gets
     config.stage1.num_steps = min(config.stage1.num_steps, 20)
-    config.stage1.optim.lr = 1e-3
+    config.stage1.optim.lr = 3e-3
     config.stage2.num_epochs = size.num_epochs
     config.stage2.optim.new_lr_factor = 3.0
     if choice["scale"] == "quick":
         config.data.num_samples = size.quick_samples
-        config.stage1.num_steps = min(config.stage1.num_steps, 20)
+        config.stage1.batch_size = min(config.stage1.batch_size, 40)
         config.stage2.num_epochs = size.quick_epochs
     if choice["method"] in common.NO_BACKBONE:
         config.fno.modes = 8

@@ -355,7 +355,7 @@ def test_workdir_of_another_config_is_refused_with_the_differences(
     arguments = smoke(**{"stage2.optim.lr": 0.5, "fa.omega": 0.9})
     assert main.main([*arguments, f"--workdir={finished}"]) == 2
     err = capsys.readouterr().err
-    assert "fa.omega: 0.4 -> 0.9; stage2.optim.lr: 0.0003 -> 0.5" in err
+    assert "fa.omega: 1.0 -> 0.9; stage2.optim.lr: 0.0003 -> 0.5" in err
     assert "seed" not in err
 
 

@@ -220,7 +220,7 @@ def test_d15_text_goes_without_recalibration(backbone):
     ):
         changed = config(**{"lipschitz.one_d": flag})
         settings = build.recalibration(changed, body._replace(modality=modality))
-        assert settings.method == method and settings.tau == 0.4
+        assert settings.method == method and settings.tau == changed.fa.omega
 
 
 def test_d16_dense_targets_see_the_head_per_token(model, arrays):
