@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib import figure
 
-from recraft_jax import comparison, plots
+from recraft_jax import comparison, naming, plots
 
 # Okabe and Ito's colours first, told apart by colour-blind readers too.
 _COLOURS = (
@@ -48,7 +48,13 @@ def draw_scores(summary: Mapping[str, Any]) -> figure.Figure:
                 ax.plot([], [], label=f"{name} {value:.3g}, off scale", **style)
             else:
                 ax.axhline(value, label=f"{name} {value:.3g}", linewidth=1, **style)
-        ax.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
+        ax.set_xticks(
+            range(len(names)),
+            [*map(naming.method, names)],
+            rotation=30,
+            ha="right",
+            fontsize=8,
+        )
         ax.set_xlim(-0.6, len(names) - 0.4)
         ax.grid(axis="y", alpha=0.3)
         ax.set_axisbelow(True)
@@ -73,7 +79,7 @@ def draw_curves(summary: Mapping[str, Any]) -> figure.Figure:
                     color=_COLOURS[at % len(_COLOURS)],
                     marker=_MARKERS[at % len(_MARKERS)],
                     markersize=3.5,
-                    label=method,
+                    label=naming.method(method),
                 )
         if ax.lines:
             ax.legend(fontsize=8)
@@ -142,7 +148,7 @@ def draw_ranks(summary: Mapping[str, Any]) -> figure.Figure:
         x = average[name]
         ax.plot((x, x, edge), (0, y, y), color=colour, linewidth=1.2)
         side = "right" if is_left else "left"
-        text = f" {name} {x:.2f} "
+        text = f" {naming.method(name)} {x:.2f} "
         ax.text(edge, y, text, ha=side, va="center", fontsize=9, color=colour)
     critical = found["critical_difference"]
     if critical:

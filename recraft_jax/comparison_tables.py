@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from recraft_jax import comparison
+from recraft_jax import comparison, naming
 
 
 class Table(NamedTuple):
@@ -188,7 +188,11 @@ def _scores(summary: Mapping[str, Any]) -> Table:
         "trivial and linear baselines on the same test split, not ranked. "
         f"{_say_ranks(summary['ranks'])}{' '.join(['', *beaten])}"
     )
-    head = ["task (metric)", *methods, *(f"[{name}]" for name in trivial)]
+    head = [
+        "task (metric)",
+        *map(naming.method, methods),
+        *(f"[{name}]" for name in trivial),
+    ]
     return Table("Test scores", head, rows, note)
 
 
@@ -201,7 +205,7 @@ def _difference_table(summary: Mapping[str, Any]) -> Table:
             continue
         means = [c["test"]["mean"] for c in found["methods"].values() if c]
         form = _form(means, more=1)
-        row = [_task_label(task, found), found["baseline_method"]]
+        row = [_task_label(task, found), naming.method(found["baseline_method"])]
         for method, gap in gaps.items():
             if method == found["baseline_method"]:
                 row.append("baseline")
@@ -224,7 +228,7 @@ def _difference_table(summary: Mapping[str, Any]) -> Table:
     num = f"{comparison.RESAMPLES:,}"
     return Table(
         "Difference to the baseline method; positive is better for the method",
-        ["task (metric)", "baseline method", *summary["methods"]],
+        ["task (metric)", "baseline method", *map(naming.method, summary["methods"])],
         rows,
         f"{chosen} In brackets the 95 % interval of a paired bootstrap over seeds and "
         f"test samples, {num} resamples, not corrected for the number of "
@@ -236,7 +240,7 @@ def _align(summary: Mapping[str, Any]) -> Table:
     rows = []
     for task, method, cell in _cells(summary):
         if cell["align"]:
-            row = [task, method]
+            row = [task, naming.method(method)]
             for name in comparison.ALIGN:
                 pair = [cell["align"].get(f"{name}_{w}") for w in ("before", "after")]
                 texts = [_text(one, "{:.3f}".format) if one else "-" for one in pair]
@@ -257,7 +261,7 @@ def _cost(summary: Mapping[str, Any]) -> Table:
         peak, factor = cell["peak_mb"], cell["lr_factor"]
         rows.append(
             [
-                *(task, method),
+                *(task, naming.method(method)),
                 *(f"{cell['seconds'][name]:.0f}" for name in comparison.SECONDS),
                 "-" if peak is None else f"{peak:.0f}",
                 f"{cell['trained']:,}",

@@ -84,7 +84,7 @@ def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     if results["source"] is None:
         raise errors.InputError(
             f"{workdir}: method {results['method']} has no source model and so no "
-            "bound; allowed: recraft, fa, fld, nft"
+            "bound; allowed: methods with a pretrained backbone"
         )
     return ml_collections.ConfigDict(config).lock()
 

@@ -26,8 +26,9 @@ import rich.box
 import rich.console
 import rich.table
 
-from recraft_jax import cli, errors
+from recraft_jax import cli, errors, naming
 
+_STAGE1 = ("recraft", "fa", "fld", "orca", "mona")  # they can freeze phi after it
 _COLUMNS = (
     "method",
     "backbone",
@@ -57,7 +58,7 @@ def closing(results: Mapping[str, Any], workdir: pathlib.Path) -> None:
     table.add_column(r["metric"], justify="right")
     for name, value in sorted(r["baselines"].items(), key=lambda item: -item[1]):
         table.add_row(name, f"{value:.4f}")
-    name = f"{r['method']}, {r['backbone_name']}"
+    name = f"{naming.method(r['method'])}, {r['backbone_name']}"
     table.add_row(f"{name} (last step)", f"{r['test']['last']:.4f}")
     table.add_row(
         f"{name} (best on validation)", f"{r['test']['best_val']:.4f}", style="bold"
@@ -101,7 +102,7 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
         ]
         groups: dict[tuple, list] = {}
         for r in table:
-            key = (r["method"], r["backbone_name"], r["phi"])
+            key = (naming.method(r["method"]), r["backbone_name"], r["phi"])
             groups.setdefault(key, []).append(r)
         for setting, rows in sorted(groups.items()):
             rows = sorted(rows, key=lambda r: r["seed"])
@@ -134,10 +135,7 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
         config = json.loads((workdir / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise errors.InputError(f"{workdir} holds no finished run: {error}") from None
-    frozen = config["stage2"]["freeze_embedder"] and results["method"] not in (
-        "nft",
-        "scratch",
-    )
+    frozen = config["stage2"]["freeze_embedder"] and results["method"] in _STAGE1
     return results | {"phi": "frozen" if frozen else "trained"}
 
 

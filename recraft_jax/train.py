@@ -24,6 +24,7 @@ from recraft_jax import (
     errors,
     measure,
     metrics,
+    naming,
     provenance,
     scoring,
     steps,
@@ -362,7 +363,7 @@ def describe_target(config, target: build.Target) -> str:
     sizes = np.bincount(target.labels["train"], minlength=target.num_classes)
     return (
         f"{config.task}: {counts} samples; {target.num_classes} target labels of sizes "
-        f"{sizes.tolist()}; {config.method}"
+        f"{sizes.tolist()}; {naming.method(config.method)}"
     )
 
 

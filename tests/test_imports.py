@@ -13,7 +13,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = "recraft_jax"
 
-LAYER0 = ("tree", "phase", "mesh", "clock", "errors", "writer", "cli")
+LAYER0 = ("tree", "phase", "mesh", "clock", "errors", "writer", "cli", "naming")
 MODELS_TO_DATA = ("assets", "metrics", "data/*", "losses/*", "methods/*", "models/*")
 
 # Module -> modules of the package it may import; `.` is the root's `__init__`. The
@@ -50,10 +50,10 @@ MAY_IMPORT = {
     "gap": (".", "errors", "tree"),
     "plots": (".", "errors", "gap"),
     "field_plots": (".", "errors", "plots"),
-    "report": (".", "cli", "errors", "gap", "plots", "field_plots"),
+    "report": (".", "cli", "errors", "naming", "gap", "plots", "field_plots"),
     "comparison": (".", "errors"),
-    "comparison_tables": (".", "comparison"),
-    "comparison_plots": (".", "comparison", "plots"),
+    "comparison_tables": (".", "comparison", "naming"),
+    "comparison_plots": (".", "comparison", "naming", "plots"),
     "comparison_grid": (".", "comparison", "errors", "main", "tree"),
     "compare": (".", "cli", "comparison*", "errors", "plots", "writer"),
     "train": ("*", "!main", "!evaluate"),

@@ -145,10 +145,19 @@ def test_markdown_leaves_alignment_out_where_there_was_none(save):
         ("recraft", False, "trained"),
         ("nft", True, "trained"),  # nothing else would train it
         ("scratch", True, "trained"),
+        ("pare", True, "trained"),
+        ("orca", True, "frozen"),
     ],
 )
 def test_read_tells_whether_the_embedder_is_trained(save, method, freeze, phi):
     assert report.read(save("run", method=method, freeze=freeze))["phi"] == phi
+
+
+def test_what_follows_an_idea_is_not_called_by_its_name(save, capsys, tmp_path):
+    folder = save("run", method="mona")
+    assert rows(table([folder]))[0][0] == "MoNA-style"
+    report.closing(report.read(folder), tmp_path)
+    assert "MoNA-style, " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("missing", ["results.json", "config.json"])

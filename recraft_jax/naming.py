@@ -1,0 +1,9 @@
+"""What to call a method in print, where its name on the command line says too much."""
+
+# No code of MoNA's authors is public: what runs here follows its idea.
+_PRINTED = {"mona": "MoNA-style"}
+
+
+def method(name: str) -> str:
+    """Name a method for tables and figures."""
+    return _PRINTED.get(name, name)
