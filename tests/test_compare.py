@@ -300,9 +300,8 @@ def test_tuning_takes_the_best_factor_and_keeps_its_run(fake, tmp_path, written)
 def test_omegas_are_swept_at_the_chosen_factor(fake, tmp_path, written):
     argv = arguments(tmp_path / "out", tune="3", omegas="0.1,0.4,1")
     assert compare.main(argv, fake.command) == 0
-    assert (
-        len(fake.log()) == 4 + 2 * 2
-    )  # 1 is the config's own, of which the script is not told
+    # 1 is the config's own, of which the script is not told.
+    assert len(fake.log()) == 4 + 2 * 2
     points = written[0]["omega"]["darcy16"]
     assert [p["omega"] for p in points] == [0.1, 0.4, 1.0]
     np.testing.assert_allclose(
