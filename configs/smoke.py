@@ -34,5 +34,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.stage2.batch_size = 8
     config.stage2.eval_batch_size = 16
     config.log.every_steps = 4
-    config.checkpoint.every_steps = 4
+    config.checkpoint.every_steps = 8
     return config

@@ -17,7 +17,7 @@ from absl import logging
 from recraft_jax import assets, errors, metrics, sources, targets, tree, writer
 from recraft_jax.data import pseudo_labels, tasks
 from recraft_jax.losses import task as task_losses
-from recraft_jax.methods import lipschitz, source, towers
+from recraft_jax.methods import lipschitz, source
 from recraft_jax.models import body as bodies
 from recraft_jax.models import cross_modal, fno, pretrained, unet
 
@@ -230,7 +230,7 @@ def origin(
         "version": SOURCE_VERSION,
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
-        "body": towers.digest(body.params),
+        "body": tree.digest(body.params),
         "body_config": dict(body.config),
         "dtype": config.body.dtype,
         "data": tower.digest,

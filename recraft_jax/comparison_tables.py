@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from recraft_jax import comparison, naming
+from recraft_jax import comparison, comparison_stats, naming
 
 
 class Table(NamedTuple):
@@ -225,7 +225,7 @@ def _difference_table(summary: Mapping[str, Any]) -> Table:
         if num_seeds > 1
         else " There is one seed, so intervals know nothing of other seeds."
     )
-    num = f"{comparison.RESAMPLES:,}"
+    num = f"{comparison_stats.RESAMPLES:,}"
     return Table(
         "Difference to the baseline method; positive is better for the method",
         ["task (metric)", "baseline method", *map(naming.method, summary["methods"])],

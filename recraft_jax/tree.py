@@ -4,10 +4,13 @@ Parameters are addressed by their `/`-joined path and by regular expressions on 
 is trained, frozen, decayed or loaded is said in this one language.
 """
 
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import numpy as np
 
 Flat = Mapping[str, Any]
 
@@ -45,6 +48,16 @@ def under(params: Flat, prefix: str) -> dict:
 def count(params: Flat) -> int:
     """Number of values in all leaves."""
     return sum(math.prod(leaf.shape) for leaf in params.values())
+
+
+def digest(arrays: Flat) -> str:
+    """Hash the leaves, on the host, with their paths, types and shapes."""
+    found = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        array = np.ascontiguousarray(array)
+        found.update(f"{name}:{array.dtype}{array.shape}".encode())
+        found.update(array)
+    return found.hexdigest()
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

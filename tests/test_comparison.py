@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from recraft_jax import comparison, comparison_tables, errors
+from recraft_jax import comparison, comparison_stats, comparison_tables, errors
 
 SEEDS = (0, 1)
 ORIGIN = {"command": "python -m x --methods=a_b", "cpu": "A CPU, 2 cores", "jobs": 1}
@@ -64,7 +64,7 @@ def summarise(runs, sweep=(), **settings):
 # ------------------------------------------------------------------------------- ranks
 def test_ranks_share_ties_and_follow_the_metric():
     scores = np.array([[0.1, 0.3, 0.1, 0.2], [0.1, 0.3, 0.1, 0.2], [1.0, np.nan, 2, 3]])
-    ranked = comparison.ranks(scores, np.array([False, True, True]))
+    ranked = comparison_stats.ranks(scores, np.array([False, True, True]))
     np.testing.assert_array_equal(
         ranked, [[1.5, 4, 1.5, 3], [3.5, 1, 3.5, 2], [3, 4, 2, 1]]
     )
@@ -73,36 +73,36 @@ def test_ranks_share_ties_and_follow_the_metric():
 @pytest.mark.parametrize("decimals", [8, 1])  # without and with ties
 def test_friedman_is_scipys(decimals):
     scores = np.random.default_rng(0).normal(size=(7, 4)).round(decimals)
-    ranked = comparison.ranks(scores, np.zeros(7, bool))
+    ranked = comparison_stats.ranks(scores, np.zeros(7, bool))
     found = stats.friedmanchisquare(*scores.T)
-    np.testing.assert_allclose(comparison.friedman(ranked), found, rtol=1e-10)
+    np.testing.assert_allclose(comparison_stats.friedman(ranked), found, rtol=1e-10)
 
 
 def test_friedman_of_one_order_is_the_largest_and_of_all_ties_nothing():
-    statistic, _ = comparison.friedman(np.tile([1.0, 2.0, 3.0], (5, 1)))
+    statistic, _ = comparison_stats.friedman(np.tile([1.0, 2.0, 3.0], (5, 1)))
     assert statistic == pytest.approx(5 * 2)  # t (m - 1)
-    assert comparison.friedman(np.full((5, 3), 2.0)) == (0.0, 1.0)
+    assert comparison_stats.friedman(np.full((5, 3), 2.0)) == (0.0, 1.0)
 
 
 def test_nemenyi_has_the_published_values():
     published = {2: 1.960, 3: 2.343, 5: 2.728, 10: 3.164}  # Demsar 2006, table 5
     for num, q in published.items():
-        assert comparison.nemenyi_q(num) == pytest.approx(q, abs=1e-3)
+        assert comparison_stats.nemenyi_q(num) == pytest.approx(q, abs=1e-3)
     # Demsar's example: 4 classifiers on 14 data sets, 2.569 sqrt(4 * 5 / (6 * 14)).
-    assert comparison.critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)
+    assert comparison_stats.critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)
 
 
 def test_alike_gives_the_largest_groups():
     average = {"d": 4.5, "a": 1.0, "b": 1.6, "c": 2.4}
-    assert comparison.alike(average, 1.0) == [["a", "b"], ["b", "c"]]
-    assert comparison.alike(average, 1.5) == [["a", "b", "c"]]
-    assert comparison.alike(average, 0.5) == []
+    assert comparison_stats.alike(average, 1.0) == [["a", "b"], ["b", "c"]]
+    assert comparison_stats.alike(average, 1.5) == [["a", "b", "c"]]
+    assert comparison_stats.alike(average, 0.5) == []
 
 
 # --------------------------------------------------------------------------- bootstrap
 def test_bootstrap_of_samples_has_the_normal_interval():
     values = np.random.default_rng(0).normal(0.3, 2.0, (1, 400))
-    low, high = comparison.interval(comparison.resample(values))
+    low, high = comparison_stats.interval(comparison_stats.resample(values))
     half = 1.96 * values.std() / 20
     assert (low + high) / 2 == pytest.approx(values.mean(), abs=0.03 * half)
     assert high - low == pytest.approx(2 * half, rel=0.03)
@@ -111,8 +111,8 @@ def test_bootstrap_of_samples_has_the_normal_interval():
 def test_bootstrap_of_seeds_has_the_normal_interval():
     """Samples that agree within a seed leave the variance between seeds."""
     seeds = np.random.default_rng(0).normal(0.0, 1.0, 40)
-    drawn = comparison.resample(np.repeat(seeds[:, None], 10, axis=1))
-    low, high = comparison.interval(drawn)
+    drawn = comparison_stats.resample(np.repeat(seeds[:, None], 10, axis=1))
+    low, high = comparison_stats.interval(drawn)
     assert high - low == pytest.approx(2 * 1.96 * seeds.std() / 40**0.5, rel=0.04)
 
 
@@ -120,27 +120,27 @@ def test_bootstrap_adds_both_variances():
     """Seed s, sample n: a_s + b_n, so the variances of the two means add."""
     rng = np.random.default_rng(1)
     a, b = rng.normal(0, 0.5, 30), rng.normal(0, 2.0, 300)
-    low, high = comparison.interval(comparison.resample(a[:, None] + b))
+    low, high = comparison_stats.interval(comparison_stats.resample(a[:, None] + b))
     half = 1.96 * (a.var() / 30 + b.var() / 300) ** 0.5
     assert high - low == pytest.approx(2 * half, rel=0.04)
 
 
 def test_roots_are_taken_of_means_of_samples():
     values = np.random.default_rng(0).uniform(1, 4, (2, 50))
-    mean = comparison.resample(values, num=20)
+    mean = comparison_stats.resample(values, num=20)
     np.testing.assert_allclose(
-        comparison.resample(values, is_root=True, num=20) ** 2, mean
+        comparison_stats.resample(values, is_root=True, num=20) ** 2, mean
     )
     assert (
-        comparison.resample(np.full((1, 9), 4.0), is_root=True, num=3).tolist()
+        comparison_stats.resample(np.full((1, 9), 4.0), is_root=True, num=3).tolist()
         == [[2.0]] * 3
     )
 
 
 def test_chunks_change_no_number_but_the_draws(monkeypatch):
     values = np.random.default_rng(0).normal(size=(2, 30))
-    monkeypatch.setattr(comparison, "_CHUNK", 90)  # 3 test sets at a time
-    found = comparison.resample(values, num=2000)
+    monkeypatch.setattr(comparison_stats, "_CHUNK", 90)  # 3 test sets at a time
+    found = comparison_stats.resample(values, num=2000)
     assert found.shape == (2000, 2)
     np.testing.assert_allclose(found.std(0), values.std(1) / 30**0.5, rtol=0.06)
 

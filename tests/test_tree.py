@@ -80,3 +80,17 @@ def test_differences_names_nested_paths_and_both_values():
 
 def test_differences_shows_section_replaced_by_value():
     assert tree.differences({"a": {"b": 1}}, {"a": 1}) == ["a: {'b': 1} -> 1"]
+
+
+def test_digest_sees_paths_types_shapes_and_values():
+    plain = {"a/b": np.arange(6, dtype=np.int32), "c": np.ones(2, np.float32)}
+    others = (
+        {"a/d": plain["a/b"], "c": plain["c"]},
+        plain | {"c": np.ones(2, np.float64)},
+        plain | {"a/b": plain["a/b"].reshape(2, 3)},
+        plain | {"c": np.float32([1, 2])},
+    )
+    assert tree.digest(plain) == tree.digest(dict(reversed(plain.items())))
+    turned = plain | {"a/b": np.asfortranarray(plain["a/b"].reshape(2, 3))}
+    assert tree.digest(turned) == tree.digest(others[2])
+    assert len({tree.digest(one) for one in (plain, *others)}) == 5

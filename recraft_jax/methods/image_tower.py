@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from recraft_jax import errors
+from recraft_jax import errors, tree
 from recraft_jax.methods import lipschitz, towers
 
 
@@ -121,7 +121,7 @@ def make(
         num_samples=len(pixels),
         labels=labels,
         tokens=some_tokens,
-        digest=towers.digest({"pixels": pixels, "labels": labels}),
+        digest=tree.digest({"pixels": pixels, "labels": labels}),
         units=units,
         gradients=gradients,
     )

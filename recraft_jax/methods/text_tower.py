@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from recraft_jax import tree
 from recraft_jax.methods import lipschitz, towers
 
 BUCKET = 16  # sentences are padded to a multiple of this: few compiled shapes
@@ -35,9 +36,7 @@ def make(
         num_samples=len(text.ids),
         labels=text.labels if text.level == "sentence" else None,
         tokens=functools.partial(embedded, text, params, embed),
-        digest=towers.digest(
-            {"ids": text.ids, "mask": text.mask, "labels": text.labels}
-        ),
+        digest=tree.digest({"ids": text.ids, "mask": text.mask, "labels": text.labels}),
         units=functools.partial(frozen_units, *of_this),
         gradients=functools.partial(logit_gradients, *of_this),
     )

@@ -1,7 +1,6 @@
 """What stage 0 asks of a frozen body and its labelled data, text or images."""
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -57,13 +56,3 @@ class Tower(NamedTuple):
     def noun(self) -> str:
         """What to call the samples to a reader."""
         return "images" if self.level == "image" else "sentences"
-
-
-def digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """Hash named arrays with their types and shapes."""
-    found = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        array = np.ascontiguousarray(array)
-        found.update(f"{name}:{array.dtype}{array.shape}".encode())
-        found.update(array)
-    return found.hexdigest()
