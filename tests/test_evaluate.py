@@ -38,7 +38,8 @@ def runs(backbone, source_table, cache, tmp_path_factory):
         workdir = tmp_path_factory.mktemp(key) / "run"
         train(
             *(backbone, source_table, cache, workdir, key),
-            **{"checkpoint.keep": 0, "lipschitz.tau": 2.0},
+            **{"checkpoint.keep": 0, "checkpoint.every_steps": 4},
+            **{"lipschitz.tau": 2.0},
         )
         before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
         assert evaluate.main([f"--workdir={workdir}", "--bound"]) == 0
