@@ -51,7 +51,7 @@ def keep_compiled(config: ml_collections.ConfigDict) -> None:
     """Keep compiled programs between processes, beside the downloads."""
     cache = assets.cache_dir(config.assets.cache) / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def target(config: ml_collections.ConfigDict) -> Target:

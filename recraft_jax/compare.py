@@ -8,8 +8,9 @@ python -m recraft_jax.compare --config=FILE[:TASK,TASK,...[,key=value...]]
 Parts of FILE:... without `=` are tasks, by default the first of the file; keys and
 `--config.` overrides go to every run. Every run is a process of its own, in
 DIR/runs/TASK/METHOD/seed-S, with its output in seed-S.log beside it; --jobs of them run
-at once. Finished runs are kept: the same command goes on after a kill and ends with the
-same tables. Failed runs are listed, the others go on, and the exit code is 1.
+at once, each on its share of the cores. Finished runs are kept: the same command goes
+on after a kill and ends with the same tables. Failed runs are listed, the others go on,
+and the exit code is 1.
 
 --tune tries the learning rate of stage 2 times each factor on the first seed; the one
 with the best validation score is used for all seeds. --omegas runs recraft with other
@@ -63,7 +64,8 @@ def run_grid(
       Why each failed run did.
     """
     waiting = [run for run in runs if not grids.is_finished(run)]
-    active: dict[subprocess.Popen, tuple[grids.Run, float, int]] = {}
+    active: dict[subprocess.Popen, tuple[grids.Run, float, int, tuple[int, ...]]] = {}
+    shares = share_cores(jobs)
     failed: dict[grids.Run, str] = {}
     try:
         while waiting or active:
@@ -72,10 +74,12 @@ def run_grid(
                 log = grids.log_path(run)
                 log.parent.mkdir(parents=True, exist_ok=True)
                 size = log.stat().st_size if log.exists() else 0
-                process = _start([*command, *run.arguments], log)
-                active[process] = run, time.monotonic(), size
+                cores = shares.pop()
+                process = _start([*command, *run.arguments], log, cores)
+                active[process] = run, time.monotonic(), size, cores
             for process in [p for p in active if p.poll() is not None]:
-                run, start, size = active.pop(process)
+                run, start, size, cores = active.pop(process)
+                shares.append(cores)
                 reason = _reason(run, process.returncode, size)
                 if reason:
                     failed[run] = reason
@@ -88,10 +92,12 @@ def run_grid(
 
 
 # ---------------------------------------------------------------------------- process
-def _start(command: Sequence[str], log: pathlib.Path) -> subprocess.Popen:
-    """Start a run in a session of its own, which Ctrl-C does not reach."""
+def _start(
+    command: Sequence[str], log: pathlib.Path, cores: Sequence[int]
+) -> subprocess.Popen:
+    """Start a run on some cores, in a session of its own: Ctrl-C does not reach it."""
     with log.open("ab") as file:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=file,
@@ -99,6 +105,23 @@ def _start(command: Sequence[str], log: pathlib.Path) -> subprocess.Popen:
             env=os.environ | {"PYTHONUNBUFFERED": "1"},  # lines in their order
             start_new_session=True,
         )
+    if cores:
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.sched_setaffinity(process.pid, cores)
+    return process
+
+
+def share_cores(jobs: int) -> list[tuple[int, ...]]:
+    """Divide the cores of this process among jobs: threads in each other's way cost.
+
+    Returns:
+      Of each job the numbers of its cores; none: it is free to use all, as where the
+      system has no such thing or there are more jobs than cores.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if not 1 < jobs <= len(cores):
+        return [()] * jobs
+    return [tuple(cores[job::jobs]) for job in range(jobs)]
 
 
 def _stop(processes: Sequence[subprocess.Popen]) -> None:

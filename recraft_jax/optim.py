@@ -1,6 +1,11 @@
 """Optimiser of a phase from its config section: clip, direction, decay, schedule."""
 
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
 from recraft_jax import errors
@@ -70,8 +75,33 @@ def make(
     direction = DIRECTIONS[section.name](section)
     order = [direction, decay] if section.name == "adamw" else [decay, direction]
     clip = [optax.clip_by_global_norm(section.clip)] if section.clip > 0 else []
-    rate = optax.scale_by_learning_rate(schedule(section, num_steps))
+    rates = jax.vmap(schedule(section, num_steps))(jnp.arange(num_steps))
+    rate = _follow(np.asarray(rates))
     return optax.chain(*clip, *order, _scale_new(section.new_lr_factor), rate)
+
+
+class Rates(NamedTuple):
+    """State of `_follow`: the next step, and the learning rates of all `[steps]`."""
+
+    count: jax.Array
+    rates: jax.Array
+
+
+def _follow(rates: np.ndarray) -> optax.GradientTransformation:
+    """Step against the update by the learning rate of each step.
+
+    The rates are data, not part of the program: runs that differ in them alone, as
+    those of a search do, share what was compiled.
+    """
+
+    def update(updates, state, params=None):
+        rate = state.rates[state.count]
+        updates = jax.tree.map(lambda update: -rate * update, updates)
+        return updates, state._replace(count=state.count + 1)
+
+    return optax.GradientTransformation(
+        lambda params: Rates(jnp.zeros((), jnp.int32), jnp.asarray(rates)), update
+    )
 
 
 def _scale_new(factor: float) -> optax.GradientTransformation:

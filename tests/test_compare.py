@@ -153,6 +153,25 @@ def test_jobs_run_at_once(fake, tmp_path, jobs):
     assert max(np.cumsum([change for _, change in sorted(events)])) == jobs
 
 
+def test_jobs_share_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 3, 5}, raising=False)
+    assert compare.share_cores(1) == [()]
+    assert compare.share_cores(2) == [(0, 3), (2, 5)]
+    assert compare.share_cores(3) == [(0, 5), (2,), (3,)]
+    assert compare.share_cores(5) == [()] * 5
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert compare.share_cores(2) == [()] * 2
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity here")
+def test_a_run_keeps_to_its_cores(tmp_path):
+    core = min(os.sched_getaffinity(0))
+    wait = "import os, time; time.sleep(0.5); print(os.sched_getaffinity(0))"
+    log = tmp_path / "log"
+    compare._start([sys.executable, "-c", wait], log, [core]).wait()
+    assert log.read_text() == f"{{{core}}}\n"
+
+
 def test_failed_runs_say_why_and_the_others_go_on(fake, tmp_path):
     runs = grid_runs(tmp_path / "out")
     log = comparison_grid.log_path(runs[0])

@@ -104,6 +104,6 @@ def test_offline_keeps_the_settings_of_spoken_digits():
     assert (config.embedder.patch, config.stage1.num_steps) == (2, 20)
     assert (stage2.num_epochs, stage2.optim.new_lr_factor) == (12, 3.0)
     quick = offline.get_config("spoken_digits,scale=quick")
-    assert (quick.data.num_samples, quick.stage2.num_epochs) == (250, 5)
+    assert (quick.data.num_samples, quick.stage2.num_epochs) == (250, 4)
     paper = offline.get_config("spoken_digits,scale=paper").data
     assert (paper.num_samples, paper.num_test, paper.val_frac) == (2400, 600, 0.1)

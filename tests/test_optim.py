@@ -198,6 +198,17 @@ def test_make_applies_the_rate_of_each_step():
     np.testing.assert_allclose(seen, [-1.0, -1.75, -2.25, -2.5], rtol=1e-6)
 
 
+def test_runs_that_differ_in_the_rate_share_a_program():
+    def program(**changes):
+        tx = optim.make(section(**changes), 10)
+        update = jax.jit(lambda grads, state: tx.update(grads, state, grads))
+        params = {k: jnp.asarray(v) for k, v in PARAMS.items()}
+        return update.lower(params, tx.init(params)).as_text()
+
+    assert program(lr=0.1) == program(lr=0.3, decay="cosine")
+    assert program(lr=0.1) != program(lr=0.1, weight_decay=0.1)
+
+
 def test_frozen_leaves_have_no_optimiser_state():
     params = {k: jnp.asarray(v) for k, v in PARAMS.items()}
     optimiser = optim.make(section(weight_decay=0.1, clip=1.0), 10)
