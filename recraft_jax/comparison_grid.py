@@ -108,12 +108,16 @@ def resolve(given: argparse.Namespace, overrides: Sequence[str]) -> Grid:
 
 
 def tuning(grid: Grid) -> list[Run]:
-    """List the runs that choose learning rates."""
+    """List the runs that choose learning rates.
+
+    Runs that differ in the rate alone share what was compiled, if they do not start
+    together.
+    """
     return [
         make_run(grid, task, method, grid.seeds[0], factor)
+        for factor in grid.factors
         for task in grid.tasks
         for method in grid.methods
-        for factor in grid.factors
     ]
 
 
