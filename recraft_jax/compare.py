@@ -12,6 +12,9 @@ at once, each on its share of the cores. Finished runs are kept: the same comman
 on after a kill and ends with the same tables. Failed runs are listed, the others go on,
 and the exit code is 1.
 
+A method may be a variant, `recraft@fa.omega=0.1@stage1.num_steps=40`: the method with
+other values of some fields, compared like any other.
+
 --tune tries the learning rate of stage 2 times each factor on the first seed; the one
 with the best validation score is used for all seeds. --omegas runs recraft with other
 fa.omega too. --dry-run prints the commands and runs nothing.

@@ -216,9 +216,14 @@ def _curve(rows: Sequence[Finished]) -> dict[str, list]:
     return {"steps": steps, "mean": means}
 
 
+def name_of(method: str) -> str:
+    """Name the method that `NAME@section.name=value` is a variant of."""
+    return method.partition("@")[0]
+
+
 def _best_baseline(cells: Mapping[str, Any], better: str) -> str | None:
     sign = -1 if better == "higher" else 1
-    others = [m for m, cell in cells.items() if cell and m != PROPOSED]
+    others = [m for m, cell in cells.items() if cell and name_of(m) != PROPOSED]
     return min(others, key=lambda m: sign * cells[m]["val"]["mean"], default=None)
 
 

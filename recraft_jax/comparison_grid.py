@@ -26,6 +26,7 @@ class Grid(NamedTuple):
 
     Attributes:
       tasks: their names.
+      methods: as asked for: a name, and after each `@` a field it has otherwise.
       specs: by task and method, `--config=...` without a seed.
       configs: by task and method, the config of the first seed.
       factors: of the learning rate to try; none: it is not tuned.
@@ -86,6 +87,13 @@ def resolve(given: argparse.Namespace, overrides: Sequence[str]) -> Grid:
     factors = _listed("tune", given.tune, float, "numbers above 0", above=0)
     omegas = _listed("omegas", given.omegas, float, "numbers from 0 up", low=0)
     one_of("--baseline", given.baseline, (None, *methods))
+    for method in methods:
+        for change in _changes(method):
+            name, sign, _ = change.partition("=")
+            if name in _OWN_KEYS or not sign:
+                raise errors.InputError(
+                    f"--methods={method}: {change!r}; allowed: section.name=value"
+                )
     if omegas and comparison.PROPOSED not in methods:
         raise errors.InputError(
             f"--omegas without {comparison.PROPOSED}; allowed: with it in --methods"
@@ -159,7 +167,8 @@ def make_run(
     omega: float | None = None,
 ) -> Run:
     """Make the command of one run and name its folder."""
-    changes = {}
+    changes = dict(change.split("=", 1) for change in _changes(method))
+    changes = {f"--config.{name}": value for name, value in changes.items()}
     if factor is not None:
         lr = grid.configs[task, method].stage2.optim.lr * factor
         changes["--config.stage2.optim.lr"] = f"{lr:.12g}"  # 3 * 0.1 is 0.3
@@ -235,7 +244,8 @@ def read(run: Run, score: str) -> comparison.Finished:
                 is_root = str(file["finish"]) == "root"
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise errors.InputError(f"{workdir} cannot be read: {error}") from None
-    for name, value in (("method", run.method), ("seed", run.seed)):
+    method = comparison.name_of(run.method)
+    for name, value in (("method", method), ("seed", run.seed)):
         if results.get(name) != value:
             raise errors.InputError(
                 f"{workdir} holds a run of {name} {results.get(name)!r}; allowed: "
@@ -265,10 +275,12 @@ def one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
 
 def _resolve(file, task, method, keys, seed, overrides):
     """Find the arguments of a method; one with a model of its own has no backbone."""
+    name = comparison.name_of(method)
+    overrides = [*overrides, *(f"--config.{change}" for change in _changes(method))]
 
     def spec(keys: Sequence[str]) -> str:
         named = [task] if task else []
-        return f"--config={file}:{','.join([*named, f'method={method}', *keys])}"
+        return f"--config={file}:{','.join([*named, f'method={name}', *keys])}"
 
     rest = [key for key in keys if not key.startswith("backbone=")]
     if rest != keys:
@@ -304,6 +316,11 @@ def _check(grid: Grid) -> None:
                 f"({'; '.join(tree.differences(stored, settings))}); allowed: the "
                 "same config, or another --out"
             )
+
+
+def _changes(method: str) -> list[str]:
+    """What a method of a comparison has otherwise than the method of its name."""
+    return method.split("@")[1:]
 
 
 def _variants(factor: float | None, omega: float | None) -> list[str]:

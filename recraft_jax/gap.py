@@ -17,7 +17,7 @@ from scipy import stats
 
 from recraft_jax import errors, tree
 
-DEFAULT_OMEGA = 0.4
+DEFAULT_OMEGA = 1.0  # that of a run
 MIN_RUNS = 3  # fewer have no correlation
 TERMS = ("err_s", "fa", "fld_entropy", "fld_kl")  # of the bound, which is their sum
 

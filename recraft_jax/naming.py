@@ -5,5 +5,6 @@ _PRINTED = {"mona": "MoNA-style"}
 
 
 def method(name: str) -> str:
-    """Name a method for tables and figures."""
-    return _PRINTED.get(name, name)
+    """Name a method, or a variant `NAME@section.name=value`, for tables and figures."""
+    plain, *changes = name.split("@")
+    return ", ".join([_PRINTED.get(plain, plain), *changes])

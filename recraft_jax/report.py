@@ -1,7 +1,7 @@
 """What finished runs say: tables from `results.json`, figures from `bound.json`.
 
 python -m recraft_jax.report WORKDIR [WORKDIR ...]                  # Markdown table
-python -m recraft_jax.report --gap WORKDIR [WORKDIR ...] --out=FILE.png [--omega=0.4]
+python -m recraft_jax.report --gap WORKDIR [WORKDIR ...] --out=FILE.png [--omega=1]
 python -m recraft_jax.report --bound WORKDIR --out=FILE.png
 python -m recraft_jax.report --fields WORKDIR [--out=FILE.png]
 
@@ -168,7 +168,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--omega",
         type=float,
-        help="common omega of the right panel of --gap (default 0.4), in nats per unit "
+        help="common omega of the right panel of --gap (default 1), in nats per unit "
         "of feature distance",
     )
     return parser.parse_intermixed_args(argv)

@@ -38,7 +38,6 @@ import safetensors.numpy
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_default_matmul_precision", "float32")
-jax.config.update("jax_debug_key_reuse", True)
 
 WORDS = (
     "who what where when why how many is was the a of in city river man woman year "
@@ -49,6 +48,13 @@ WORDS = (
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture
+def keys_are_used_once():
+    """Refuse to draw twice from one key; it doubles the time of tracing."""
+    with jax.debug_key_reuse(True):
+        yield
 
 
 @pytest.fixture(scope="session")

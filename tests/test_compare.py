@@ -15,7 +15,15 @@ import time
 import numpy as np
 import pytest
 
-from recraft_jax import compare, comparison_grid, comparison_plots, errors, main, plots
+from recraft_jax import (
+    compare,
+    comparison_grid,
+    comparison_plots,
+    errors,
+    main,
+    naming,
+    plots,
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 PDE = f"{ROOT}/configs/pde.py"
@@ -330,6 +338,24 @@ def test_omegas_are_swept_at_the_chosen_factor(fake, tmp_path, written):
     assert (folder / "results.json").exists()
 
 
+def test_a_variant_is_a_method_with_other_values(fake, tmp_path, written):
+    methods = "nft,recraft,recraft@fa.omega=0.1@stage1.num_steps=3"
+    argv = [*arguments(tmp_path / "out", methods=methods), "--config.fa.omega=2"]
+    assert compare.main(argv, fake.command) == 0
+    cells = written[0]["tasks"]["darcy16"]["methods"]
+    for method, omega in (("recraft", 2.0), (methods.split(",")[-1], 0.1)):
+        expected = [0.7 + 0.01 * seed + 0.001 * omega + 0.0006 for seed in (0, 1)]
+        np.testing.assert_allclose(cells[method]["test"]["values"], expected)
+    assert written[0]["tasks"]["darcy16"]["baseline_method"] == "nft"
+    runs = grid_runs(tmp_path / "out", methods=methods, seeds="0")
+    assert runs[-1].arguments[-2:] == (
+        *("--config.fa.omega=0.1", "--config.stage1.num_steps=3"),
+    )
+    assert naming.method(methods.split(",")[-1]) == (
+        "recraft, fa.omega=0.1, stage1.num_steps=3"
+    )
+
+
 def test_dry_run_prints_commands_and_runs_nothing(tmp_path, capsys):
     out = tmp_path / "an out"
     argv = arguments(out, "darcy16,burgers,scale=quick", seeds="0", dry_run="")
@@ -352,7 +378,7 @@ def test_dry_run_prints_commands_and_runs_nothing(tmp_path, capsys):
     *tuned, comment = capsys.readouterr().out.splitlines()
     assert comment.startswith("# the other runs depend on these")
     rates = [main.parse(shlex.split(s)[2:])[0].stage2.optim.lr for s in tuned]
-    np.testing.assert_allclose(rates, [0.1, 0.3] * 4)
+    np.testing.assert_allclose(rates, [0.1] * 4 + [0.3] * 4)
 
 
 def test_a_model_of_its_own_gets_no_backbone(tmp_path):
@@ -373,6 +399,9 @@ BAD = {
     "task": ({"tasks": "darcy61"}, "unknown task 'darcy61' (did you mean 'darcy16'?)"),
     "task twice": ({"tasks": "burgers,burgers"}, "task 'burgers' twice"),
     "method": ({"methods": "nft,recaft"}, "unknown method 'recaft'"),
+    "variant": ({"methods": "nft@lr"}, "--methods=nft@lr: 'lr'; allowed: section"),
+    "its field": ({"methods": "nft@fa.omga=1"}, "unknown field --config.fa.omga"),
+    "its seed": ({"methods": "nft@seed=1"}, "'seed=1'; allowed: section.name=value"),
     "method twice": ({"methods": "nft,nft"}, "--methods=nft,nft; allowed: names"),
     "no method": ({"methods": ""}, "--methods=; allowed: names"),
     "key": ({"tasks": "metod=nft"}, "unknown key 'metod'"),

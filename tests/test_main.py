@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -276,7 +277,7 @@ def finished(smoke, tmp_path_factory):
     """Folder of a finished run, with what it printed in `printed.txt` beside it."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
     with (workdir.parent / "printed.txt").open("w") as printed:
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), jax.debug_key_reuse(True):
             assert main.main([*smoke(), f"--workdir={workdir}"]) == 0
     return workdir
 
@@ -372,6 +373,7 @@ OWN = {"fa": "fa", "nft": "loss", "orca": "otdd"}
 OWN |= {"pare": "num_replaced", "mona": "mona_uniform"}
 
 
+@pytest.mark.usefixtures("keys_are_used_once")
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs(method, smoke, tmp_path):
     task, workdir = METHODS[method], tmp_path / "run"
