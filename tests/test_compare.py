@@ -262,7 +262,7 @@ def test_killed_comparison_ends_with_the_same_tables(fake, tmp_path, monkeypatch
     with contextlib.chdir(ROOT):
         assert compare.main(argv, fake.command) == 0
         started = fake.names()[before:]
-        assert len(started) == 2 + 4  # trials that were left, and the second seed
+        assert len(started) == 5 + 4  # trials that were left, and the second seed
         monkeypatch.setattr(compare, "write", lambda _, *made: whole.append(made[0]))
         assert compare.main([*argv, f"--out={tmp_path}/whole"], fake.command) == 0
     resumed = json.loads((out / "comparison.json").read_text())
