@@ -55,15 +55,15 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "spoken_digits": Size(250, 600, 0.2, 2, 3, 12, 250, 4),  # 16 tokens
-    "darcy16": Size(0, 0, 0.1, 4, 30, 8, 400, 2),  # 16
-    "burgers16": Size(0, 0, 0.1, 1, 30, 8, 400, 2),  # 16
-    "gene_families": Size(1000, 600, 0.2, 16, 3, 4, 300, 2),  # 32
-    "smartwatch": Size(500, 600, 0.15, 5, 10, 8, 350, 2),  # 20
-    "plaid": Size(0, 0, 0.2, 32, 3, 12, 0, 2),  # 16
-    "japanese_vowels": Size(0, 0, 0.2, 2, 3, 15, 0, 4),  # 15
-    "tecator": Size(0, 0, 0.2, 5, 3, 30, 0, 6),  # 20
-    "peptides": Size(500, 500, 0.2, 1, 10, 6, 300, 2),  # 32
+    "spoken_digits": Size(250, 600, 0.2, 2, 3.0, 12, 250, 4),  # 16 tokens
+    "darcy16": Size(0, 0, 0.1, 4, 30.0, 8, 400, 2),  # 16
+    "burgers16": Size(0, 0, 0.1, 1, 30.0, 8, 400, 2),  # 16
+    "gene_families": Size(1000, 600, 0.2, 16, 3.0, 4, 300, 2),  # 32
+    "smartwatch": Size(500, 600, 0.15, 5, 10.0, 8, 350, 2),  # 20
+    "plaid": Size(0, 0, 0.2, 32, 3.0, 12, 0, 2),  # 16
+    "japanese_vowels": Size(0, 0, 0.2, 2, 3.0, 15, 0, 4),  # 15
+    "tecator": Size(0, 0, 0.2, 5, 3.0, 30, 0, 6),  # 20
+    "peptides": Size(500, 500, 0.2, 1, 10.0, 6, 300, 2),  # 32
 }
 TASKS = tuple(SIZES)
 DENSE = ("darcy16", "burgers16")
@@ -83,7 +83,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.stage1.num_steps = min(config.stage1.num_steps, 20)
     config.stage1.optim.lr = 3e-3
     config.stage2.num_epochs = size.num_epochs
-    config.stage2.optim.new_lr_factor = float(size.new_lr)
+    config.stage2.optim.new_lr_factor = size.new_lr
     if choice["task"] in DENSE:
         config.data.scale_y = "point"  # every model starts at the mean field
     if choice["scale"] == "quick":

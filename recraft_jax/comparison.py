@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from recraft_jax import comparison_stats, errors
+from recraft_jax import comparison_stats, errors, naming
 
 PROPOSED = "recraft"  # all other methods are baselines to it
 SCORES = ("best_val", "last")
@@ -216,14 +216,9 @@ def _curve(rows: Sequence[Finished]) -> dict[str, list]:
     return {"steps": steps, "mean": means}
 
 
-def name_of(method: str) -> str:
-    """Name the method that `NAME@section.name=value` is a variant of."""
-    return method.partition("@")[0]
-
-
 def _best_baseline(cells: Mapping[str, Any], better: str) -> str | None:
     sign = -1 if better == "higher" else 1
-    others = [m for m, cell in cells.items() if cell and name_of(m) != PROPOSED]
+    others = [m for m in cells if cells[m] and naming.split(m)[0] != PROPOSED]
     return min(others, key=lambda m: sign * cells[m]["val"]["mean"], default=None)
 
 

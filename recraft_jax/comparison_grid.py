@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from recraft_jax import comparison, errors, main, tree
+from recraft_jax import comparison, errors, main, naming, tree
 
 _OWN_KEYS = {"task": "TASK", "method": "--methods", "seed": "--seeds"}
 
@@ -88,7 +88,7 @@ def resolve(given: argparse.Namespace, overrides: Sequence[str]) -> Grid:
     omegas = _listed("omegas", given.omegas, float, "numbers from 0 up", low=0)
     one_of("--baseline", given.baseline, (None, *methods))
     for method in methods:
-        for change in _changes(method):
+        for change in naming.split(method)[1]:
             name, sign, _ = change.partition("=")
             if name in _OWN_KEYS or not sign:
                 raise errors.InputError(
@@ -167,8 +167,8 @@ def make_run(
     omega: float | None = None,
 ) -> Run:
     """Make the command of one run and name its folder."""
-    changes = dict(change.split("=", 1) for change in _changes(method))
-    changes = {f"--config.{name}": value for name, value in changes.items()}
+    found = (change.split("=", 1) for change in naming.split(method)[1])
+    changes = {f"--config.{name}": value for name, value in found}
     if factor is not None:
         lr = grid.configs[task, method].stage2.optim.lr * factor
         changes["--config.stage2.optim.lr"] = f"{lr:.12g}"  # 3 * 0.1 is 0.3
@@ -244,7 +244,7 @@ def read(run: Run, score: str) -> comparison.Finished:
                 is_root = str(file["finish"]) == "root"
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise errors.InputError(f"{workdir} cannot be read: {error}") from None
-    method = comparison.name_of(run.method)
+    method, _ = naming.split(run.method)
     for name, value in (("method", method), ("seed", run.seed)):
         if results.get(name) != value:
             raise errors.InputError(
@@ -275,8 +275,8 @@ def one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
 
 def _resolve(file, task, method, keys, seed, overrides):
     """Find the arguments of a method; one with a model of its own has no backbone."""
-    name = comparison.name_of(method)
-    overrides = [*overrides, *(f"--config.{change}" for change in _changes(method))]
+    name, changes = naming.split(method)
+    overrides = [*overrides, *(f"--config.{change}" for change in changes)]
 
     def spec(keys: Sequence[str]) -> str:
         named = [task] if task else []
@@ -316,11 +316,6 @@ def _check(grid: Grid) -> None:
                 f"({'; '.join(tree.differences(stored, settings))}); allowed: the "
                 "same config, or another --out"
             )
-
-
-def _changes(method: str) -> list[str]:
-    """What a method of a comparison has otherwise than the method of its name."""
-    return method.split("@")[1:]
 
 
 def _variants(factor: float | None, omega: float | None) -> list[str]:
