@@ -242,11 +242,15 @@ def base(choice: dict) -> ml_collections.ConfigDict:
             "trainable": "full",  # or norms (of the body), or head (nothing of it)
             "num_epochs": 8,
             "batch_size": 16,
+            "accumulate": 1,  # parts of a batch, computed one after the other
             "freeze_embedder": False,
             "eval_batch_size": 128,
             "optim": _optim(lr=3e-4, new_lr_factor=10.0),
         }
     )
+    # Where and how, not what: a run may resume with others.
+    config.devices = ml_collections.ConfigDict({"fsdp": False})  # split large weights
+    config.input = ml_collections.ConfigDict({"num_workers": 0})  # processes that read
     config.log = ml_collections.ConfigDict({"every_steps": 50})
     config.checkpoint = ml_collections.ConfigDict(
         {"every_steps": 250, "keep": 2}  # newest ones; 0 keeps all

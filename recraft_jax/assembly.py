@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from recraft_jax import build, clock, optim, phase, state, tree
+from recraft_jax import build, clock, hosts, optim, phase, state, tree
 from recraft_jax import mesh as meshes
 from recraft_jax.methods import fit, mona, orca, pare, recraft, source
 from recraft_jax.models import body as bodies
@@ -67,6 +67,7 @@ class Assembly(NamedTuple):
       starts: global step at which each phase begins, and the last step.
       optimisers: one for each phase.
       epoch_steps: steps of one epoch of stage 2.
+      fsdp: whether large weights are split over the devices.
       seed: of the random keys.
       source_samples: makes the source's part of `paired` batches.
     """
@@ -82,6 +83,7 @@ class Assembly(NamedTuple):
     starts: list[int]
     optimisers: list[optax.GradientTransformation]
     epoch_steps: int
+    fsdp: bool
     seed: int
     source_samples: Callable[[], dict[str, np.ndarray]]
 
@@ -120,10 +122,21 @@ class Assembly(NamedTuple):
             return self.saved(current, self.keep(index, current))
 
         shapes = jax.eval_shape(saved, self.params)
-        sharding = meshes.replicated(self.mesh)
         return jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
+            lambda leaf, sharding: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=sharding
+            ),
+            shapes,
+            self.shardings(shapes),
         )
+
+    def shardings(self, tree: Any) -> Any:
+        """Where the leaves of parameters or of a state are."""
+        return meshes.of_weights(self.mesh, tree, fsdp=self.fsdp)
+
+    def place(self, tree: Any) -> Any:
+        """Put parameters or a state there."""
+        return meshes.place(tree, self.shardings(tree))
 
 
 def make(
@@ -144,13 +157,8 @@ def make(
       InputError: something the user gave cannot be used.
     """
     mesh = meshes.make()
-    for section, name in (
-        ("stage1", "batch_size"),
-        ("stage2", "batch_size"),
-        ("stage2", "eval_batch_size"),
-    ):
-        meshes.check_batch_size(config[section][name], f"{section}.{name}")
-    body = build.body(config)
+    with hosts.first_then_others("body"):
+        body = build.body(config)
     model = build.model(config, target.task, body)
     with watch.stage("source"):
         origin = build.origin(config, body, workdir)
@@ -188,6 +196,7 @@ def make(
         starts=np.cumsum([0] + [part.num_steps for part in phases]).tolist(),
         optimisers=[optim.make(part.optim, part.num_steps) for part in phases],
         epoch_steps=epoch_steps,
+        fsdp=config.devices.fsdp,
         seed=config.seed,
         source_samples=functools.partial(build.source_samples, config, body),
     )

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import io
 import json
 import pathlib
 import time
@@ -14,7 +15,16 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from recraft_jax import assets, errors, metrics, sources, targets, tree, writer
+from recraft_jax import (
+    assets,
+    errors,
+    hosts,
+    metrics,
+    sources,
+    targets,
+    tree,
+    writer,
+)
 from recraft_jax.data import pseudo_labels, tasks
 from recraft_jax.losses import task as task_losses
 from recraft_jax.methods import lipschitz, source
@@ -210,10 +220,17 @@ def origin(
 
     A run keeps its source in its workdir. Stage 0 depends on the backbone, the source
     data and a few settings, not on the target: runs that share these share one file in
-    the cache, named by a hash of them all.
+    the cache, named by a hash of them all. Of several processes the first one does it
+    for all.
     """
     if is_random(config):
         return None
+    return _unpack(hosts.from_first(lambda: _pack(_origin(config, body, workdir))))
+
+
+def _origin(
+    config: ml_collections.ConfigDict, body: bodies.Body, workdir: pathlib.Path
+) -> source.Source:
     path = workdir / "source.npz"
     found = _read_origin(path)
     if found is not None:
@@ -260,18 +277,25 @@ def _read_origin(path: pathlib.Path) -> source.Source | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            stored = {name: file[name] for name in source.Source._fields}
-            stored["report"] = json.loads(str(stored["report"]))
-            return source.Source(**stored)
+        return _unpack(path.read_bytes())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         logging.warning("%s is damaged (%s); not used", path, error)
         return None
 
 
 def _write_origin(path: pathlib.Path, found: source.Source) -> None:
+    writer.write_atomically(path, _pack(found))
+
+
+def _pack(found: source.Source) -> bytes:
     report = json.dumps(found.report)
-    writer.write_npz(path, **found._replace(report=report)._asdict())
+    return writer.npz(**found._replace(report=report)._asdict())
+
+
+def _unpack(data: bytes) -> source.Source:
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        stored = {name: file[name] for name in source.Source._fields}
+    return source.Source(**stored | {"report": json.loads(str(stored["report"]))})
 
 
 def source_samples(

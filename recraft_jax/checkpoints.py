@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
-from recraft_jax import errors
+from recraft_jax import errors, hosts
 
 # tensorstore reports a failed write as ValueError with the system's message in it.
 _DISK_MESSAGES = (
@@ -105,21 +105,27 @@ def restore_latest(
     for step in steps:
         try:
             metadata = checkpointer.checkpointables_metadata(step).custom_metadata
+            expected, record = metadata["fingerprint"], metadata["record"]
             arrays = checkpointer.load_checkpointables(step, abstract(step))
-            if int(fingerprint(arrays)) != metadata["fingerprint"]:
-                raise ValueError("its values are not those that were saved")
-            return step, arrays, metadata["record"]
+            problem = None
         except Exception as error:  # damage shows as any of a dozen types
-            rest = [s for s in steps if s < step]
-            directory = pathlib.Path(checkpointer.directory)
-            logging.warning(
-                "checkpoint %s is damaged (%s); %s",
-                directory / str(step),
-                first_line(error),
-                f"going back to step {rest[0]}" if rest else "starting anew",
-            )
+            problem = first_line(error)
+        if hosts.all_true(problem is None):
+            if int(fingerprint(arrays)) == expected:
+                return step, arrays, record
+            problem = "its values are not those that were saved"
+        rest = [s for s in steps if s < step]
+        directory = pathlib.Path(checkpointer.directory)
+        logging.warning(
+            "checkpoint %s is damaged (%s); %s",
+            directory / str(step),
+            problem or "in another process",
+            f"going back to step {rest[0]}" if rest else "starting anew",
+        )
+        if hosts.is_first():
             shutil.rmtree(directory.parent / f"damaged-{step}", ignore_errors=True)
             shutil.move(directory / str(step), directory.parent / f"damaged-{step}")
+        hosts.wait(f"damaged/{step}")
     if steps:
         checkpointer.reload()
     return None

@@ -1,6 +1,6 @@
-"""The two ways a run ends early without a bug.
+"""The ways a run ends early without a bug.
 
-`main` prints either as one line. Everything else that is raised is a bug and keeps its
+`main` prints each as one line. Everything else that is raised is a bug and keeps its
 traceback.
 """
 
@@ -30,3 +30,9 @@ class RunError(RuntimeError):
     """The run itself cannot go on (a loss that is not finite, for example)."""
 
     exit_code = 1
+
+
+class Preempted(RuntimeError):
+    """The machine is taken away; what was done is saved, the same command goes on."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits: try again

@@ -142,7 +142,7 @@ def _chunk(task: str, num: int, nx: int) -> int:
     """Samples at a time: a multiple of the devices."""
     each = 8 * pdebench_layout.LAYOUTS[task].sample_values(nx)
     most = min(MAX_CHUNK, CHUNK_BYTES // each, num)
-    devices = jax.device_count()
+    devices = jax.local_device_count()
     return max(most // devices, 1) * devices
 
 
@@ -211,7 +211,7 @@ def make_solver(stack: contextlib.ExitStack, pde: equation.Equation, settings: d
         return _spread(settings)
     if mode in pde.wide_modes:
         stack.enter_context(jax.enable_x64(True))
-    mesh = meshes.make()
+    mesh = meshes.make(is_local=True)
     # Every device runs its own time loop: no step waits for another device's.
     solve = jax.jit(
         jax.shard_map(
@@ -229,7 +229,7 @@ def make_solver(stack: contextlib.ExitStack, pde: equation.Equation, settings: d
         count = len(next(iter(sample.values())))
         rows = np.minimum(np.arange(size), count - 1)
         batch = {name: values[rows] for name, values in sample.items()}
-        frames = jax.device_get(solve(meshes.put(mesh, batch)))
+        frames = jax.device_get(solve(meshes.put(mesh, batch, size)))
         return {name: values[:count] for name, values in frames.items()}
 
     return padded

@@ -4,9 +4,16 @@
         [--config.section.name=value ...]
 
 Keys: method, backbone, scale, protocol, preset, seed. Running the same command again
-resumes an unfinished run, or prints the table of a finished one.
+resumes an unfinished run, or prints the table of a finished one. SIGTERM saves, then
+ends with exit code 75: the same command goes on.
+
+On several machines, or in several processes of one, start the same command in each with
+--multihost, and with --coordinator=HOST:PORT --num_processes=N --process_id=I where the
+machines do not know these (TPU, SLURM, Open MPI and Kubernetes do). --workdir must be a
+folder that all of them see.
 """
 
+import contextlib
 import difflib
 import fcntl
 import hashlib
@@ -14,17 +21,20 @@ import importlib.util
 import json
 import pathlib
 import sys
+import time
+import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from recraft_jax import errors, report, tree, writer
+from recraft_jax import errors, hosts, report, tree, writer
 
 # Sections that say where and how loud, not what: a run may resume with others.
-_NOT_IDENTITY = ("assets", "log")
+_NOT_IDENTITY = ("assets", "log", "input", "devices")
+SHARED_SECONDS = 15.0  # until what one machine wrote is there for the others
 
 # Repeated from `methods/`, whose import would load JAX; a test holds the two together.
 CHOICES = {
@@ -44,6 +54,14 @@ CHOICES = {
 }
 
 
+class Place(NamedTuple):
+    """Of a process among those of a run, as `hosts.start` takes it."""
+
+    coordinator: str = ""
+    num_processes: int | None = None
+    process_id: int | None = None
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     writer.set_up_logging()
@@ -51,16 +69,71 @@ def main(argv: Sequence[str]) -> int:
         if {"-h", "--help", "-help"} & set(argv[1:]):
             print(__doc__)
             return 0
-        config, workdir = parse(argv)
-        return start(config, workdir)
+        place, rest = take_place(argv)
+        config, workdir = parse(rest)
+        if place is not None:
+            hosts.start(*place)
+        start(config, workdir)
+    except errors.Preempted as error:
+        code = _fail(str(error), error.exit_code, is_agreed=True)
     except (errors.InputError, errors.RunError) as error:
-        return _fail(str(error), error.exit_code)
+        code = _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _fail("interrupted; run the same command again to resume", 130)
+        code = _fail("interrupted; run the same command again to resume", 130)
     except OSError as error:
-        if error.errno in errors.ENVIRONMENT:
-            return _fail(str(error), errors.InputError.exit_code)
-        raise
+        if error.errno not in errors.ENVIRONMENT:
+            raise
+        code = _fail(str(error), errors.InputError.exit_code)
+    except Exception as error:
+        if not hosts.is_several():
+            raise
+        # Others may be waiting for this process, and one that is killed shows here as
+        # a broken connection.
+        traceback.print_exc()
+        code = _fail(f"{type(error).__name__}: {error}", errors.RunError.exit_code)
+    else:
+        code = 0
+    hosts.finish()
+    return code
+
+
+def take_place(argv: Sequence[str]) -> tuple[Place | None, list[str]]:
+    """Take `--multihost` and what belongs to it out of the arguments.
+
+    Raises:
+      InputError: values that are no numbers, or one of three without the others.
+    """
+    names = ("coordinator", "num_processes", "process_id")
+    given, rest, is_several = {}, [], False
+    for arg in argv:
+        name, sign, value = arg.lstrip("-").partition("=")
+        if arg in ("--multihost", "-multihost"):
+            is_several = True
+        elif arg.startswith("-") and sign and name in names:
+            given[name] = value
+        else:
+            rest.append(arg)
+    if not given and not is_several:
+        return None, rest
+    for name in names[1:]:
+        if name in given and not given[name].isdecimal():
+            allowed = "a whole number from 0 up"
+            raise errors.InputError(f"--{name}={given[name]}; allowed: {allowed}")
+    numbers = {name: int(given[name]) for name in names[1:] if name in given}
+    missing = [f"--{name}" for name in names if name not in given]
+    if not is_several:
+        missing = ["--multihost"]
+    if given and missing:
+        raise errors.InputError(
+            f"--{next(iter(given))} without {', '.join(missing)}; allowed: --multihost "
+            "alone, or with all of --coordinator, --num_processes and --process_id"
+        )
+    if given and not numbers["process_id"] < numbers["num_processes"]:
+        raise errors.InputError(
+            f"--process_id={numbers['process_id']}; allowed: 0 to --num_processes - 1 "
+            f"= {numbers['num_processes'] - 1}"
+        )
+    return Place(given.get("coordinator", ""), **numbers), rest
 
 
 def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
@@ -92,10 +165,27 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, pathlib.Path]
     return values.config, pathlib.Path(workdir)
 
 
-def start(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
+def start(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Run, resume, or show what is finished."""
     settings = json.loads(config.to_json_best_effort())
+    hosts.check_same(
+        json.dumps({"config": settings, "workdir": str(workdir)}, sort_keys=True),
+        "config or workdir",
+        "the same command in each process",
+    )
     workdir.mkdir(parents=True, exist_ok=True)
+    with _lock(workdir) if hosts.is_first() else contextlib.nullcontext():
+        results = json.loads(hosts.from_first(lambda: _prepare(settings, workdir)))
+        if results is None:
+            _check_shared(workdir)
+            results = _train(config, workdir)
+    if hosts.is_first():
+        report.closing(results, workdir)
+
+
+@contextlib.contextmanager
+def _lock(workdir: pathlib.Path):
+    """Keep other runs out of a workdir."""
     with (workdir / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -103,15 +193,29 @@ def start(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
             raise errors.InputError(
                 f"another process is running in {workdir}; allowed: one run per workdir"
             ) from None
-        _check_same(settings, workdir)
-        finished = workdir / "results.json"
-        if finished.exists():
-            results = json.loads(finished.read_text())
-        else:
-            writer.write_json(workdir / "config.json", settings)
-            results = _train(config, workdir)
-    report.closing(results, workdir)
-    return 0
+        yield
+
+
+def _prepare(settings: dict[str, Any], workdir: pathlib.Path) -> bytes:
+    """Results of a finished run, as JSON; for another `null`, its config written."""
+    _check_same(settings, workdir)
+    finished = workdir / "results.json"
+    if finished.exists():
+        return finished.read_bytes()
+    writer.write_json(workdir / "config.json", settings)
+    return b"null"
+
+
+def _check_shared(workdir: pathlib.Path) -> None:
+    """Refuse a workdir that each process has for itself."""
+    deadline = time.monotonic() + SHARED_SECONDS
+    while not (workdir / "config.json").exists():
+        if time.monotonic() > deadline:
+            raise errors.InputError(
+                f"--workdir={workdir}: there is no config.json, which process 0 wrote; "
+                "allowed with --multihost: a folder that all processes see"
+            )
+        time.sleep(0.1)
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> str:
@@ -129,7 +233,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         "stage1.batch_size stage2.batch_size stage2.eval_batch_size stage2.num_epochs "
         "embedder.max_tokens fld.num_clusters unet.features source.num_features "
         "source.max_length lipschitz.num_samples log.every_steps "
-        "checkpoint.every_steps"
+        "checkpoint.every_steps stage2.accumulate"
     ).split()
     if config.method in ("recraft", "fa", "fld"):
         positive.append("stage1.num_steps")
@@ -140,7 +244,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for path in (
         *("fa.omega", "fa.epsilon", "fld.weight"),
         *("lipschitz.tau", "lipschitz.rho"),
-        *("embedder.patch", "embedder.image_size"),
+        *("embedder.patch", "embedder.image_size", "input.num_workers"),
     ):
         section, name = path.split(".")
         if config[section][name] < 0:
@@ -174,6 +278,11 @@ def _check_combinations(config: ml_collections.ConfigDict) -> None:
         _refuse(config, "fld.momentum", "0 or more and below 1")
     if config.fld.transport_epsilon <= 0:
         _refuse(config, "fld.transport_epsilon", "above 0")
+    if config.stage2.batch_size % config.stage2.accumulate:
+        allowed = f"a divisor of stage2.batch_size = {config.stage2.batch_size}"
+        _refuse(config, "stage2.accumulate", allowed)
+    if config.stage2.accumulate > 1 and config.method == "pare":
+        _refuse(config, "stage2.accumulate", "1 with method pare, whose loss mixes")
     lipschitz = config.lipschitz
     if lipschitz.method != "none" and not (lipschitz.tau or config.fa.omega):
         raise errors.InputError(
@@ -292,8 +401,13 @@ def _check_same(settings: dict[str, Any], workdir: pathlib.Path) -> None:
         )
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+def _fail(message: str, code: int, *, is_agreed: bool = False) -> int:
+    """Show why a run ends; one process of several takes the others with it."""
+    message = " ".join(message.split())
+    if hosts.is_several() and not is_agreed:
+        hosts.end(message, code)
+    if hosts.is_first():
+        print(f"error: {message}", file=sys.stderr, flush=True)
     return code
 
 

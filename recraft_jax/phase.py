@@ -51,6 +51,8 @@ class Phase(NamedTuple):
         the native embedding, `source_mask` `[b l]` and `source_label` `[b]`).
       batch_size: samples of one step, over all devices.
       select: keep the parameters with the best validation score rather than the last.
+      accumulate: parts of a batch whose gradients are averaged before a step, where the
+        loss is a mean over samples.
       init_stats: `params -> stats` at the first step of the phase; empty if None.
     """
 
@@ -63,6 +65,7 @@ class Phase(NamedTuple):
     stream: str
     batch_size: int
     select: bool = False
+    accumulate: int = 1
     init_stats: Callable[[dict], dict] | None = None
 
 

@@ -31,8 +31,8 @@ def score(
       mesh: devices.
     """
     total: dict[str, float] = {}
-    for batch in pipeline.once(arrays, batch_size):
-        sums = jax.device_get(eval_step(params, meshes.put(mesh, batch)))
+    for _, batch in _batches(arrays, batch_size, mesh):
+        sums = jax.device_get(eval_step(params, batch))
         total = {name: total.get(name, 0) + value for name, value in sums.items()}
     return metrics.finish(metric, total)
 
@@ -55,7 +55,19 @@ def collect(
       mesh: devices.
     """
     parts = []
-    for batch in pipeline.once(arrays, batch_size):
-        out = jax.device_get(eval_step(params, meshes.put(mesh, batch)))
-        parts.append({name: value[batch["mask"]] for name, value in out.items()})
+    for mask, batch in _batches(arrays, batch_size, mesh):
+        out = jax.device_get(eval_step(params, batch))
+        parts.append({name: value[mask] for name, value in out.items()})
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def _batches(arrays: Mapping[str, np.ndarray], batch_size: int, mesh: Mesh):
+    """Put the samples on the devices in order, batch by batch, each with its mask.
+
+    Batches are as many samples larger as the devices need to share them.
+    """
+    rows = -(-batch_size // mesh.size) * mesh.size
+    share = meshes.share(mesh, rows)
+    for batch in pipeline.once(arrays, rows):
+        ours = {name: value[share] for name, value in batch.items()}
+        yield batch["mask"], meshes.put(mesh, ours, rows)

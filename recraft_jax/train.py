@@ -22,6 +22,7 @@ from recraft_jax import (
     checkpoints,
     clock,
     errors,
+    hosts,
     measure,
     metrics,
     naming,
@@ -54,18 +55,20 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
     Raises:
       InputError: something the user gave cannot be used.
       RunError: the loss is not finite.
+      Preempted: SIGTERM came; what was done is saved.
     """
     watch = clock.Clock()
 
     # -------------------------------------------------------------------------- parts
-    target = build.target(config)
+    with hosts.first_then_others("target"):
+        target = build.target(config)
+    check_same_data(target)
     task, inputs, labels = target.task, target.inputs, target.labels
     writer.say(describe_target(config, target))
     parts = assembly.make(config, target, workdir, watch)
     writer.say(f"model: {parts.name}")
     mesh, phases, starts = parts.mesh, parts.phases, parts.starts
     model, origin, params = parts.model, parts.origin, parts.params
-    replicated = meshes.replicated(mesh)
     if origin is not None:
         for line in describe_source(origin.report):
             writer.say(line)
@@ -112,13 +115,14 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
     with (
         checkpoints.open_dir(workdir / "checkpoints", config.checkpoint.keep) as folder,
         writer.Writer(workdir, starts[-1]) as log,
+        hosts.Stop() as stop,
     ):
         for phase in phases:
             log.text(describe_phase(phase, params))
         restored = checkpoints.restore_latest(folder, parts.abstract)
         if restored is None:
             step, first, state, best = 0, 0, None, {}
-            params = jax.device_put(params, replicated)
+            params = parts.place(params)
             record = {"align": {}, "best": None}
         else:
             step, arrays, record = restored
@@ -134,16 +138,27 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
         for index, phase in enumerate(phases[first:], start=first):
             start, end = starts[index], starts[index + 1]
             if state is None:
-                state = jax.device_put(parts.begin(index, params), replicated)
+                state = parts.place(parts.begin(index, params))
                 best, record["best"] = parts.keep(index, state), None
             train_step = steps.make_train_step(
-                phase, parts.optimisers[index], start=start, mesh=mesh
+                phase,
+                parts.optimisers[index],
+                start=start,
+                mesh=mesh,
+                shardings=parts.shardings(state),
             )
             stream = make_stream(phase, parts, config.seed)
+            rows = stream.num_rows
+            meshes.warn_if_uneven(mesh, rows, f"batches of phase {phase.name}")
+            batches = pipeline.read(
+                stream.only(meshes.share(mesh, rows)),
+                *(step - start, end - start),
+                num_workers=config.input.num_workers,
+            )
             window: list[tuple[int, dict]] = []
             while step < end:
                 with watch.stage(phase.stage), jax.transfer_guard("disallow"):
-                    batch = meshes.put(mesh, stream[step - start])
+                    batch = meshes.put(mesh, next(batches), rows)
                     state, measured = train_step(state, batch)
                 step += 1
                 # Logged one step late: the device works on while the host reads.
@@ -171,7 +186,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
                     ):
                         record["best"] = {"value": value, "step": step}
                         best = parts.keep(index, state)
-                if done % config.checkpoint.every_steps == 0 or step == end:
+                is_last = step < starts[-1] and stop.is_due(step)
+                if is_last or done % config.checkpoint.every_steps == 0 or step == end:
                     # Averages begin anew here, as they do when a run resumes here.
                     with watch.stage(phase.stage):
                         log.scalars(*summary(window, phase))
@@ -179,6 +195,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
                     record["seconds"] = watch.read()
                     with watch.stage(phase.stage):
                         checkpoints.save(folder, step, parts.saved(state, best), record)
+                if is_last:
+                    raise errors.Preempted(
+                        f"stopped by SIGTERM at step {step} of {starts[-1]}, which is "
+                        "saved; the same command goes on from there"
+                    )
             if phase.stage == "align" and phases[index + 1].stage != "align":
                 record["align"]["after"] = alignment(state.params)
             last, state = parts.view(state), None
@@ -192,14 +213,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
                 lambda *given: {name: judge(*given)[name]}, params, some, **settings
             )[name]
 
-    if task.kind == "dense":
-        made = on_test(params, "pred", NUM_SHOWN)
-        write_fields(workdir / "fields.npz", task, made)
+    made = on_test(params, "pred", NUM_SHOWN) if task.kind == "dense" else None
     each = {"best_val": on_test(params, "each")}
     is_last_best = record["best"]["step"] == starts[-1]
     each["last"] = each["best_val"] if is_last_best else on_test(last, "each")
     finish = "root" if target.metric.root else "mean"
-    writer.write_npz(workdir / "samples.npz", **each, finish=finish)
     sums = {
         k: {"sum": v.sum(dtype=np.float64), "count": len(v)} for k, v in each.items()
     }
@@ -237,8 +255,23 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
         "git": provenance.git_commit(),
         "seconds": {"align": 0.0} | watch.read(),
     }
-    writer.write_json(workdir / "results.json", results)
+    if hosts.is_first():
+        if made is not None:
+            write_fields(workdir / "fields.npz", task, made)
+        writer.write_npz(workdir / "samples.npz", **each, finish=finish)
+        writer.write_json(workdir / "results.json", results)
     return results
+
+
+def check_same_data(target: build.Target) -> None:
+    """Refuse to train on other data in one process than in another."""
+    if hosts.is_several():
+        labels = tree.digest({k: v for k, v in target.labels.items()})
+        hosts.check_same(
+            tasks.sha256(target.task) + labels,
+            "target data or labels of it",
+            "the same files and package versions on each machine",
+        )
 
 
 def write_fields(path: pathlib.Path, task: tasks.Task, pred: np.ndarray) -> None:

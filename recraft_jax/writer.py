@@ -15,10 +15,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 import rich.console
 import rich.progress
+
+from recraft_jax import hosts
 
 _NOT_SHOWN = ("sinkhorn", "grad_norm", "source_collapsed")  # in metrics.jsonl only
 
@@ -35,7 +36,7 @@ class Writer:
         """
         self._path = workdir / "metrics.jsonl"
         self._total = total_steps
-        self._is_first = jax.process_index() == 0
+        self._is_first = hosts.is_first()
         self._console = rich.console.Console(highlight=False, soft_wrap=True)
         self._clock = (time.monotonic(), None)
         self._bar = None
@@ -113,7 +114,7 @@ class Writer:
 
 def say(line: str) -> None:
     """Print a line before there is a `Writer`."""
-    if jax.process_index() == 0:
+    if hosts.is_first():
         print(line, flush=True)
 
 
@@ -141,9 +142,14 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 def write_npz(path: pathlib.Path, **arrays: Any) -> None:
     """Write arrays atomically as `.npz`, without pickles."""
+    write_atomically(path, npz(**arrays))
+
+
+def npz(**arrays: Any) -> bytes:
+    """Make the content of an `.npz` file, without pickles."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def set_up_logging() -> None:

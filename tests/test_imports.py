@@ -13,7 +13,9 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = "recraft_jax"
 
-LAYER0 = ("tree", "phase", "mesh", "clock", "errors", "writer", "cli", "naming")
+LAYER0 = (
+    *("tree", "phase", "mesh", "hosts", "clock", "errors", "writer", "cli", "naming"),
+)
 MODELS_TO_DATA = ("assets", "metrics", "data/*", "losses/*", "methods/*", "models/*")
 
 # Module -> modules of the package it may import; `.` is the root's `__init__`. The

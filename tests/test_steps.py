@@ -99,7 +99,7 @@ def run(phase, params, batch, num):
     step = steps.make_train_step(phase, tx, start=0, mesh=mesh)
     losses = []
     for _ in range(num):
-        state, measured = step(state, meshes.put(mesh, batch))
+        state, measured = step(state, meshes.put(mesh, batch, 12))
         losses.append(float(measured["loss"]))
     return state, losses, measured
 

@@ -1,10 +1,13 @@
-"""Batches from arrays in memory, as random-access Grain chains.
+"""Batches from arrays in memory, by random access over Grain's permutations.
 
 A stream is a function of its seed and of the step alone: step i of a resumed run gets
-the batch that step i of an uninterrupted run got, with no iterator state to save.
+the batch that step i of an uninterrupted run got, with no iterator state to save. Each
+process reads its own rows of the one global batch, so neither do the batches depend on
+how many processes there are.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import grain
 import numpy as np
@@ -12,25 +15,65 @@ import numpy as np
 from recraft_jax import errors
 
 Arrays = Mapping[str, np.ndarray]
+PREFETCH = 2  # batches read ahead of the step
 
 
-class Rows:
-    """Random access to samples held in equal-length arrays."""
+class Part(NamedTuple):
+    """Endless samples, of which every batch takes `per_batch`.
 
-    def __init__(self, arrays: Arrays):
-        """Wrap `{"x": [n ...], "y": [n ...], ...}`."""
-        self.arrays = arrays
+    Attributes:
+      arrays: samples along the first axis.
+      order: sample of the endless sequence to row of `arrays`; by epoch a permutation.
+      per_batch: consecutive samples of the sequence in one batch.
+    """
 
-    def __len__(self) -> int:
-        """Count the samples."""
-        return len(next(iter(self.arrays.values())))
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """Take one sample."""
-        return {name: array[index] for name, array in self.arrays.items()}
+    arrays: Arrays
+    order: grain.MapDataset
+    per_batch: int
 
 
-def shuffled(arrays: Arrays, batch_size: int, seed: int) -> grain.MapDataset:
+def _part(arrays: Arrays, per_batch: int, seed: int) -> Part:
+    num = len(next(iter(arrays.values())))
+    order = grain.MapDataset.range(num).seed(seed).shuffle().repeat()
+    return Part(arrays, order, per_batch)
+
+
+class Stream:
+    """Endless batches by step: those of several parts, one after the other.
+
+    Attributes:
+      num_rows: samples of a global batch.
+    """
+
+    def __init__(self, parts: Sequence[Part], rows: np.ndarray | None = None):
+        """Join parts.
+
+        Args:
+          parts: with arrays of the same names.
+          rows: of the global batch to read; None is all of them.
+        """
+        self.parts = list(parts)
+        self.num_rows = sum(part.per_batch for part in self.parts)
+        self.rows = np.arange(self.num_rows) if rows is None else rows
+
+    def only(self, rows: np.ndarray) -> "Stream":
+        """The same batches, of which these rows are read."""
+        return Stream(self.parts, rows)
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        """Read the rows of one batch."""
+        found, start = [], 0
+        for part in self.parts:
+            stop = start + part.per_batch
+            within = self.rows[(self.rows >= start) & (self.rows < stop)] - start
+            if len(within):
+                at = [part.order[int(step * part.per_batch + row)] for row in within]
+                found.append({name: array[at] for name, array in part.arrays.items()})
+            start = stop
+        return {k: np.concatenate([f[k] for f in found]) for k in found[0]}
+
+
+def shuffled(arrays: Arrays, batch_size: int, seed: int) -> Stream:
     """Endless shuffled batches; every epoch is a new permutation.
 
     Args:
@@ -38,13 +81,10 @@ def shuffled(arrays: Arrays, batch_size: int, seed: int) -> grain.MapDataset:
       batch_size: samples per batch; may exceed the number of samples.
       seed: of the permutations.
     """
-    rows = grain.MapDataset.source(Rows(arrays)).seed(seed).shuffle().repeat()
-    return rows.batch(batch_size, drop_remainder=True)
+    return Stream([_part(arrays, batch_size, seed)])
 
 
-def balanced(
-    arrays: Arrays, labels: np.ndarray, batch_size: int, seed: int
-) -> grain.MapDataset:
+def balanced(arrays: Arrays, labels: np.ndarray, batch_size: int, seed: int) -> Stream:
     """Endless batches with equally many samples of each class, and importance weights.
 
     Weights undo the balancing: within a batch a class weighs as much as it does in
@@ -58,6 +98,9 @@ def balanced(
 
     Returns:
       Batches of `arrays` with `label` `[b]` int32 and `weight` `[b]` float32 added.
+
+    Raises:
+      InputError: fewer samples than classes.
     """
     classes, counts = np.unique(labels, return_counts=True)
     per_class = batch_size // len(classes)
@@ -73,12 +116,31 @@ def balanced(
         rows["label"] = np.full(count, label, np.int32)
         weight = count / len(labels) / per_class
         rows["weight"] = np.full(count, weight, np.float32)
-        part = grain.MapDataset.source(Rows(rows)).seed(seed + index)
-        parts.append(part.shuffle().repeat().batch(per_class, drop_remainder=True))
-    return Joined(parts)
+        parts.append(_part(rows, per_class, seed + index))
+    return Stream(parts)
 
 
-def paired(arrays: Arrays, source: Arrays, batch_size: int, seed: int) -> "Paired":
+class Paired(NamedTuple):
+    """Batches that have the arrays of two streams, under unlike names."""
+
+    target: Stream
+    source: Stream
+
+    @property
+    def num_rows(self) -> int:
+        """Samples of a global batch, of either stream."""
+        return self.target.num_rows
+
+    def only(self, rows: np.ndarray) -> "Paired":
+        """The same batches, of which these rows are read."""
+        return Paired(self.target.only(rows), self.source.only(rows))
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        """Read the rows of one batch."""
+        return self.target[step] | self.source[step]
+
+
+def paired(arrays: Arrays, source: Arrays, batch_size: int, seed: int) -> Paired:
     """Endless shuffled batches of the target with as many samples of the source.
 
     Args:
@@ -90,36 +152,41 @@ def paired(arrays: Arrays, source: Arrays, batch_size: int, seed: int) -> "Paire
     # Not seed + 1, at which the target of the next run is shuffled.
     source_seed = seed + 2**31
     return Paired(
-        (
-            shuffled(arrays, batch_size, seed),
-            shuffled(source, batch_size, source_seed),
-        )
+        shuffled(arrays, batch_size, seed), shuffled(source, batch_size, source_seed)
     )
 
 
-class Paired:
-    """Random access to batches that have the arrays of one batch of each part."""
+class _Steps:
+    """A stream as a source of a known length, which Grain reads ahead of the step."""
 
-    def __init__(self, parts):
-        """Wrap endless datasets of batches with unlike names."""
-        self.parts = parts
+    def __init__(self, stream: Stream | Paired, start: int, stop: int):
+        self.stream, self.start, self.stop = stream, start, stop
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """Merge batch `index` of every part."""
-        return {k: v for part in self.parts for k, v in part[index].items()}
-
-
-class Joined:
-    """Random access to batches that join one batch of each part."""
-
-    def __init__(self, parts):
-        """Wrap endless datasets of batches."""
-        self.parts = parts
+    def __len__(self) -> int:
+        return self.stop - self.start
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """Join batch `index` of every part along the first axis."""
-        batches = [part[index] for part in self.parts]
-        return {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
+        return self.stream[self.start + index]
+
+
+def read(
+    stream: Stream | Paired, start: int, stop: int, *, num_workers: int = 0
+) -> Iterator[dict[str, np.ndarray]]:
+    """Read batches `start` to `stop` of a stream, ahead of who takes them.
+
+    Args:
+      stream: of this module.
+      start: first step.
+      stop: behind the last step.
+      num_workers: processes that read; 0 is a thread of this one.
+    """
+    steps = grain.MapDataset.source(_Steps(stream, start, stop))
+    ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH)
+    batches = steps.to_iter_dataset(ahead)
+    if num_workers:
+        options = grain.MultiprocessingOptions(num_workers, PREFETCH)
+        batches = batches.mp_prefetch(options)
+    return iter(batches)
 
 
 def once(arrays: Arrays, batch_size: int) -> Iterator[dict[str, np.ndarray]]:

@@ -67,6 +67,7 @@ def fit_phase(
         optim=config.stage2.optim,
         stream="shuffled",
         batch_size=config.stage2.batch_size,
+        accumulate=config.stage2.accumulate,
         select=True,
     )
 
