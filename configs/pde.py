@@ -13,7 +13,8 @@ The other nine are PDEBench's, from the state at the start to a later one
   here once, at the size below, and kept in the cache.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import ml_collections
 
@@ -97,6 +98,19 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     if choice["scale"] == "paper":
         _paper(config)
     return config
+
+
+def sweep() -> Iterator[dict[str, Any]]:
+    """Yield the runs that show what omega does, with plain fine-tuning beside them.
+
+        python launch/sweep.py configs/pde.py:darcy16,scale=quick
+
+    prints their commands. By seeds, so that the first third can be looked at alone.
+    """
+    for seed in range(3):
+        yield {"method": "nft", "seed": seed}
+        for omega in (0.1, 0.2, 0.4, 0.7, 1.0, 2.0, 4.0, 8.0):
+            yield {"method": "recraft", "seed": seed, "fa.omega": omega}
 
 
 def _pdebench(config: ml_collections.ConfigDict, demo: Demo) -> None:

@@ -11,6 +11,7 @@ With one process everything here is a no-op.
 import contextlib
 import itertools
 import os
+import re
 import signal
 import sys
 import threading
@@ -135,6 +136,16 @@ def all_true(value: bool) -> bool:
     if not is_several():
         return value
     return bool(np.all(multihost_utils.process_allgather(np.bool_(value))))
+
+
+def describe_loss(error: Exception) -> str | None:
+    """Say that another process is gone, if that is why a computation failed."""
+    first = str(error).splitlines()[:1]
+    is_lost = isinstance(error, jax.errors.JaxRuntimeError) and re.search(
+        r"closed by peer|[Cc]onnection|UNAVAILABLE|heartbeat|DEADLINE_EXCEEDED",
+        first[0],
+    )
+    return f"lost another process ({first[0]}). {AGAIN}" if is_lost else None
 
 
 def end(message: str, code: int) -> NoReturn:

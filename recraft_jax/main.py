@@ -87,10 +87,12 @@ def main(argv: Sequence[str]) -> int:
     except Exception as error:
         if not hosts.is_several():
             raise
-        # Others may be waiting for this process, and one that is killed shows here as
-        # a broken connection.
-        traceback.print_exc()
-        code = _fail(f"{type(error).__name__}: {error}", errors.RunError.exit_code)
+        # Others may be waiting for this process.
+        message = hosts.describe_loss(error)
+        if message is None:
+            traceback.print_exc()
+            message = f"{type(error).__name__}: {error}"
+        code = _fail(message, errors.RunError.exit_code)
     else:
         code = 0
     hosts.finish()
