@@ -7,7 +7,7 @@ neither the compiler nor the memory looks at them, so nothing is downloaded.
 
 import statistics
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,53 @@ SIZES = {
 }
 
 
+class Step(NamedTuple):
+    """A training step that is not compiled yet.
+
+    Attributes:
+      phase: its loss, on all leaves.
+      tx: its optimiser.
+      state: at its start.
+      x_shape: of a batch.
+    """
+
+    phase: phase.Phase
+    tx: optax.GradientTransformation
+    state: state.TrainState
+    x_shape: tuple[int, ...]
+
+
+def make_step(
+    name: str, sizes: Mapping[str, Any], config: Mapping[str, Any] | None = None
+) -> Step:
+    """Lay out the training step of a backbone of random weights.
+
+    Args:
+      name: of a backbone of this file.
+      sizes: `batch_size`, `x_shape` and other arguments of `cross_modal.make`.
+      config: of the backbone, in place of the full-size one.
+    """
+    make, full = _BODIES[name]
+    given = dict(sizes)
+    batch_size, x_shape = given.pop("batch_size"), tuple(given.pop("x_shape"))
+    body = make(config or full, jnp.float32)
+    body = body._replace(params=jax.jit(body.init)(jax.random.key(0)))
+    model = cross_modal.make(
+        body, x_shape=x_shape, y_shape=x_shape, num_classes=0, **given
+    )
+
+    def loss_fn(params, stats, batch, key, step):
+        del key, step
+        pred, _ = model.apply(params, batch["x"])
+        return jnp.mean(jnp.square(pred - batch["x"])), (stats, {})
+
+    fit = phase.Phase("fit", "fit", loss_fn, (".*",), 1, None, "shuffled", batch_size)
+    tx = optax.adamw(1e-4)
+    params = model.init(jax.random.key(1))
+    start = state.start_phase(params, {}, tx, fit.trainable, step=0, seed=0)
+    return Step(fit, tx, start, (batch_size, *x_shape))
+
+
 def training_step(
     name: str,
     repeats: int,
@@ -65,37 +112,18 @@ def training_step(
       backward alone, nothing cached), `peak_bytes`, `baseline` (peak after the
       imports), `params` (values trained) and the `sizes`.
     """
-    make, full = _BODIES[name]
     sizes = dict(sizes or SIZES[name])
-    given = dict(sizes)
-    batch_size, x_shape = given.pop("batch_size"), tuple(given.pop("x_shape"))
     jnp.zeros(1).block_until_ready()  # starts the backend
     baseline = measure.peak_bytes()
-    body = make(config or full, jnp.float32)
-    body = body._replace(params=jax.jit(body.init)(jax.random.key(0)))
-    model = cross_modal.make(
-        body, x_shape=x_shape, y_shape=x_shape, num_classes=0, **given
-    )
-
-    def loss_fn(params, stats, batch, key, step):
-        del key, step
-        pred, _ = model.apply(params, batch["x"])
-        return jnp.mean(jnp.square(pred - batch["x"])), (stats, {})
-
-    tx, devices = optax.adamw(1e-4), mesh.make()
-    fit = phase.Phase("fit", "fit", loss_fn, (".*",), 1, None, "shuffled", batch_size)
-    start = state.start_phase(
-        model.init(jax.random.key(1)), {}, tx, fit.trainable, step=0, seed=0
-    )
-    # Only what a training process holds counts towards its peak.
-    del body
+    fit, tx, start, x_shape = make_step(name, sizes, config)
+    devices = mesh.make()
     num_params = sum(leaf.size for leaf in start.params.values())
     step = steps.make_train_step(fit, tx, start=0, mesh=devices)
 
     def gradient(params, batch):
-        return jax.grad(lambda p: loss_fn(p, {}, batch, None, None)[0])(params)
+        return jax.grad(lambda p: fit.loss_fn(p, {}, batch, None, None)[0])(params)
 
-    x = jax.random.normal(jax.random.key(2), (batch_size, *x_shape))
+    x = jax.random.normal(jax.random.key(2), x_shape)
     batch = {"x": jax.device_put(x, mesh.split(devices))}
     cold, warm = measure.compile_seconds(step, start, batch)
     cold_gradient, _ = measure.compile_seconds(gradient, start.params, batch)

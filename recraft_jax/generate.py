@@ -211,7 +211,7 @@ def make_solver(stack: contextlib.ExitStack, pde: equation.Equation, settings: d
         return _spread(settings)
     if mode in pde.wide_modes:
         stack.enter_context(jax.enable_x64(True))
-    mesh = meshes.make(is_local=True)
+    mesh = meshes.make(jax.local_devices())
     # Every device runs its own time loop: no step waits for another device's.
     solve = jax.jit(
         jax.shard_map(

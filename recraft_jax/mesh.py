@@ -6,7 +6,7 @@ cost matrices do not trace.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,13 +17,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 MIN_SPLIT_BYTES = 1 << 20  # of a weight; less is not worth a collective
 
 
-def make(*, is_local: bool = False) -> Mesh:
-    """Lay devices along one axis, `data`.
-
-    Args:
-      is_local: the devices of this process only, rather than those of all processes.
-    """
-    devices = jax.local_devices() if is_local else jax.devices()
+def make(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Lay devices, by default those of all processes, along one axis, `data`."""
+    devices = jax.devices() if devices is None else devices
     return jax.make_mesh(
         (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
     )

@@ -34,15 +34,25 @@ def make_train_step(
       mesh: devices; batches come as `mesh.put` lays them.
       shardings: where the leaves of the state are; None is a whole one on each device.
     """
+    everywhere = meshes.replicated(mesh)
+    places = everywhere if shardings is None else shardings
+
+    def whole(params):
+        """Gather what is split. Left alone, XLA may move activations to the weights."""
+        return {
+            path: jax.lax.with_sharding_constraint(leaf, everywhere)
+            if shardings and not shardings.params[path].is_fully_replicated
+            else leaf
+            for path, leaf in params.items()
+        }
 
     def step(state: states.TrainState, batch: dict):
         train, frozen = tree.split(state.params, phase.trainable)
         key = jax.random.fold_in(state.key, state.step)
 
         def loss_fn(train, stats, batch):
-            return phase.loss_fn(
-                {**frozen, **train}, stats, batch, key, state.step - start
-            )
+            params = whole({**frozen, **train})
+            return phase.loss_fn(params, stats, batch, key, state.step - start)
 
         value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
         if phase.accumulate > 1:
@@ -57,13 +67,11 @@ def make_train_step(
             opt_state=opt_state,
         ), metrics
 
-    whole = meshes.replicated(mesh)
-    shardings = whole if shardings is None else shardings
     return jax.jit(
         step,
         donate_argnums=0,
-        in_shardings=(shardings, None),
-        out_shardings=(shardings, whole),
+        in_shardings=(places, None),
+        out_shardings=(places, everywhere),
     )
 
 

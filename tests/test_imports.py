@@ -43,7 +43,12 @@ MAY_IMPORT = {
     "assembly": (*LAYER0, *MODELS_TO_DATA, "build", "optim", "state"),
     "provenance": (".", "errors"),
     "measure": ("errors", "provenance"),
+    "program": (),
     "benchmark_bodies": (*LAYER0, "measure", "state", "steps", "models/*"),
+    "benchmark_scaling": (
+        *(*LAYER0, "measure", "state", "steps"),
+        *("program", "benchmark_bodies"),
+    ),
     "benchmark": ("cli", "errors", "measure", "writer", "losses/*"),
     "benchmark_generation": (
         *("cli", "errors", "generate", "measure", "writer"),
