@@ -96,6 +96,17 @@ def place(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(put, tree, shardings)
 
 
+def gathered(tree: Any) -> Any:
+    """Give every device all of some values within a step.
+
+    For what follows, small and iterative, as Sinkhorn is: split over the devices, it
+    would wait for them in every iteration.
+    """
+    if jax.sharding.get_abstract_mesh().empty:  # not within a step
+        return tree
+    return jax.lax.with_sharding_constraint(tree, PartitionSpec())
+
+
 def share(mesh: Mesh, rows: int) -> np.ndarray:
     """Rows of a global batch of `rows` that this process holds, in order."""
     places = of_batch(mesh, rows).addressable_devices_indices_map((rows,))

@@ -52,7 +52,8 @@ def make_train_step(
 
         def loss_fn(train, stats, batch):
             params = whole({**frozen, **train})
-            return phase.loss_fn(params, stats, batch, key, state.step - start)
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return phase.loss_fn(params, stats, batch, key, state.step - start)
 
         value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
         if phase.accumulate > 1:

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "metrics": (),
     "data/*": ("errors", "data/*"),
     "pde/*": ("errors", "pde/*"),
-    "methods/*": ("phase", "tree", "errors", "losses/*", "methods/*"),
+    "methods/*": ("phase", "mesh", "tree", "errors", "losses/*", "methods/*"),
     "baselines": ("metrics", "writer", "data/tasks"),
     "scoring": ("mesh", "metrics", "data/pipeline"),
     "sources": ("errors", *MODELS_TO_DATA),

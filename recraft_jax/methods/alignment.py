@@ -20,6 +20,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
+from recraft_jax import mesh
 from recraft_jax.losses import ot
 
 KINDS = ("w1", "w2sq_half", "otdd_single_label")
@@ -78,6 +79,7 @@ def term(
       The term, and metrics: `fa`, `sinkhorn_converged`, `sinkhorn_error`.
     """
     source, epsilon = params["source/features"], params["source/fa/epsilon"]
+    u, weights = mesh.gathered((u, weights))
     divergence = ot.wasserstein1 if kind == "w1" else ot.sinkhorn_divergence
     fa, info = divergence(
         source,

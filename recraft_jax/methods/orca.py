@@ -30,7 +30,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from recraft_jax import errors, phase
+from recraft_jax import errors, mesh, phase
 from recraft_jax.losses import label_ot, otdd
 from recraft_jax.methods import fit
 
@@ -203,6 +203,7 @@ def term(
         for path, leaf in params.items()
         if path.startswith("source/otdd/")
     }
+    u = mesh.gathered(u)
     num_classes = len(class_weights)
     labels = np.repeat(np.arange(num_classes), per_class)
     between, inner = label_ot.class_cost(
