@@ -110,7 +110,7 @@ def restore_latest(
             problem = None
         except Exception as error:  # damage shows as any of a dozen types
             problem = first_line(error)
-        if hosts.all_true(problem is None):
+        if all(hosts.gather(problem is None)):
             if int(fingerprint(arrays)) == expected:
                 return step, arrays, record
             problem = "its values are not those that were saved"

@@ -120,22 +120,24 @@ def from_first(make: Callable[[], bytes]) -> bytes:
 
 
 def check_same(value: str, what: str, allowed: str) -> None:
-    """Refuse to go on where a process has another value than the first.
+    """Refuse to go on, in all processes, where one has another value than the first.
 
     Raises:
-      InputError: in the processes that differ.
+      InputError: naming those that differ.
     """
-    if from_first(value.encode).decode() != value:
+    is_same = from_first(value.encode) == value.encode()
+    others = [process for process, same in enumerate(gather(is_same)) if not same]
+    if others:
         raise errors.InputError(
-            f"process {index()} has another {what} than process 0; allowed: {allowed}"
+            f"process {others[0]} has another {what} than process 0; allowed: {allowed}"
         )
 
 
-def all_true(value: bool) -> bool:
-    """Whether `value` is true in each process."""
+def gather(value: bool) -> list[bool]:
+    """Values of all processes."""
     if not is_several():
-        return value
-    return bool(np.all(multihost_utils.process_allgather(np.bool_(value))))
+        return [value]
+    return multihost_utils.process_allgather(np.bool_(value)).ravel().tolist()
 
 
 def describe_loss(error: Exception) -> str | None:

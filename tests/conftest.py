@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import pathlib
 import shutil
 import tempfile
 
@@ -39,6 +40,7 @@ import safetensors.numpy
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_default_matmul_precision", "float32")
 
+ROOT = pathlib.Path(__file__).parents[1]
 WORDS = (
     "who what where when why how many is was the a of in city river man woman year "
     "number name cost old first long high make mean does did play write war star"
@@ -60,7 +62,10 @@ def keys_are_used_once():
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory):
     """A folder in Hugging Face's layout with a tiny BERT of random weights."""
-    folder = tmp_path_factory.mktemp("backbone")
+    return write_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+def write_backbone(folder):
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
     config = {
@@ -78,6 +83,30 @@ def backbone(tmp_path_factory):
     (folder / "config.json").write_text(json.dumps(config))
     safetensors.numpy.save_file(bert_tensors(config), str(folder / "model.safetensors"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def compile_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def smoke(backbone, source_table, compile_cache):
+    """Arguments of a run of seconds, without a workdir."""
+
+    def arguments(key="dense", backbone=backbone, **fields):
+        fields = {
+            "source.path": source_table,
+            "assets.cache": compile_cache,
+        } | fields
+        overrides = [f"--config.{name}={value}" for name, value in fields.items()]
+        return [
+            "main",
+            f"--config={ROOT}/configs/smoke.py:{key},backbone={backbone}",
+            *overrides,
+        ]
+
+    return arguments
 
 
 @pytest.fixture(scope="session")
@@ -103,6 +132,10 @@ def image_backbone(tmp_path_factory):
 @pytest.fixture(scope="session")
 def source_table(tmp_path_factory):
     """Labelled sentences that a bag of words can tell apart."""
+    return write_source_table(tmp_path_factory.mktemp("source"))
+
+
+def write_source_table(folder):
     rng = np.random.default_rng(0)
     thirds = np.array_split(np.array(WORDS), 3)
     lines = []
@@ -110,7 +143,7 @@ def source_table(tmp_path_factory):
         label = index % 3
         words = rng.choice(thirds[label], 4).tolist() + rng.choice(WORDS, 1).tolist()
         lines.append(f"class{label}\t{' '.join(words)}")
-    path = tmp_path_factory.mktemp("source") / "table.tsv"
+    path = folder / "table.tsv"
     path.write_text("\n".join(lines) + "\n")
     return path
 

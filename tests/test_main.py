@@ -29,26 +29,6 @@ PDE = f"{ROOT}/configs/pde.py"
 
 
 @pytest.fixture(scope="session")
-def compile_cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="session")
-def smoke(backbone, source_table, compile_cache):
-    """Arguments of a run of seconds, without a workdir."""
-
-    def arguments(key="dense", backbone=backbone, **fields):
-        fields = {
-            "source.path": source_table,
-            "assets.cache": compile_cache,
-        } | fields
-        overrides = [f"--config.{name}={value}" for name, value in fields.items()]
-        return ["main", f"--config={SMOKE}:{key},backbone={backbone}", *overrides]
-
-    return arguments
-
-
-@pytest.fixture(scope="session")
 def image_smoke(smoke, image_backbone, tmp_path_factory):
     """The same with a tiny Swin and grey images of a bright bar: where is it?"""
     rng = np.random.default_rng(0)
