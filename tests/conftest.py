@@ -86,8 +86,9 @@ def write_backbone(folder):
 
 
 @pytest.fixture(scope="session")
-def compile_cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
+def compile_cache():
+    """One cache for all workers: programs, and what stage 0 made."""
+    return pathlib.Path(os.environ["RECRAFT_JAX_TEST_PROGRAMS"]) / "cache"
 
 
 @pytest.fixture(scope="session")

@@ -26,18 +26,13 @@ def train(backbone, table, cache, workdir, key, **fields):
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def runs(backbone, source_table, cache, tmp_path_factory):
+def runs(backbone, source_table, compile_cache, tmp_path_factory):
     """Finished runs with all checkpoints, evaluated."""
     found = {}
     for key in ("dense", "classes"):
         workdir = tmp_path_factory.mktemp(key) / "run"
         train(
-            *(backbone, source_table, cache, workdir, key),
+            *(backbone, source_table, compile_cache, workdir, key),
             **{"checkpoint.keep": 0, "checkpoint.every_steps": 4},
             **{"lipschitz.tau": 2.0},
         )
@@ -173,9 +168,9 @@ def test_damaged_and_missing_checkpoints_are_named(runs, capsys, tmp_path):
     assert len(checkpoints.steps(folder)) >= 5  # nothing moved aside
 
 
-def test_scratch_has_no_bound(backbone, source_table, cache, capsys, tmp_path):
+def test_scratch_has_no_bound(backbone, source_table, compile_cache, capsys, tmp_path):
     workdir = tmp_path / "run"
-    train(backbone, source_table, cache, workdir, "dense,method=scratch")
+    train(backbone, source_table, compile_cache, workdir, "dense,method=scratch")
     results = json.loads((workdir / "results.json").read_text())
     assert results["align"]["fa_before"] is None and results["source"] is None
     assert "no source model" in refused(capsys, f"--workdir={workdir}", "--bound")

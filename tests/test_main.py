@@ -4,14 +4,11 @@ import contextlib
 import fcntl
 import json
 import logging
-import os
 import pathlib
 import resource
 import shutil
-import signal
-import subprocess
-import sys
 
+import accidents
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -491,43 +488,13 @@ def test_validation_score_that_is_not_finite_stops_the_run(
 
 
 # ----------------------------------------------------------------------------- resuming
-def start(arguments, workdir):
-    command = [sys.executable, "-m", "recraft_jax.main", *arguments[1:]]
-    return subprocess.Popen(
-        [*command, f"--workdir={workdir}"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
-
-
-def kill_at(process, beginning):
-    """Read output until a line begins so, then kill without warning."""
-    for line in process.stdout:
-        if line.startswith(beginning):
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            return
-    raise AssertionError(f"no line began with {beginning!r}")
-
-
-def test_killed_run_resumes_to_the_same_numbers_bit_for_bit(smoke, tmp_path):
-    arguments = smoke(**{"checkpoint.every_steps": 2, "log.every_steps": 1})
-    straight, broken = tmp_path / "straight", tmp_path / "broken"
-    assert start(arguments, straight).wait() == 0
-    kill_at(start(arguments, broken), "align       4/24")
-    kill_at(start(arguments, broken), "fit        17/24")
-    process = start(arguments, broken)
-    out, _ = process.communicate()
-    assert process.returncode == 0, out
-    assert "resuming fit at step" in out
-    one, two = read(straight), read(broken)
-    for results in (one, two):
-        del results["seconds"], results["memory"]
-    assert one == two
-    assert lines(straight) == lines(broken)
+def test_killed_run_resumes_to_the_same_numbers_bit_for_bit(smoke, finished, tmp_path):
+    workdir = tmp_path / "run"
+    killed = [{0: "kill@12"}, {0: "save@1"}]  # at a step, and while it writes
+    codes = accidents.until_it_ends(smoke(), workdir, killed, devices=2)
+    assert codes == [-9, -9, 0]
+    assert accidents.numbers(workdir) == accidents.numbers(finished)
+    assert lines(workdir) == lines(finished)
 
 
 def test_damaged_checkpoint_falls_back_to_the_same_numbers(
@@ -565,15 +532,12 @@ def test_disk_that_fills_up_while_saving_gets_one_line(smoke, tmp_path):
     limit = 20_000  # above what stage 0 stores, below the arrays of a checkpoint
 
     arguments = smoke("dense,method=nft", **{"checkpoint.every_steps": 3})
-    process = start(
-        arguments,
-        workdir,
-    )
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
-    out, _ = process.communicate()
-    assert process.returncode == 2, out
-    assert out.splitlines()[-1].startswith("error: cannot write the checkpoint of step")
-    assert "File too large" in out and "Traceback" not in out
+    group = accidents.Group(arguments, workdir)
+    resource.prlimit(group.processes[0].pid, resource.RLIMIT_FSIZE, (limit, limit))
+    (code,), _, (err,) = group.wait()
+    assert code == 2, err
+    assert err.splitlines()[-1].startswith("error: cannot write the checkpoint of step")
+    assert "File too large" in err and "Traceback" not in err
     assert not (workdir / "results.json").exists()
 
 
