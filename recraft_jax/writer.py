@@ -129,7 +129,9 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say where
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise

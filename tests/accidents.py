@@ -87,6 +87,9 @@ def free_port() -> int:
 
 def child(accident: str, log: str, arguments: list[str]) -> int:
     """Run `main` in this process, with its accident."""
+    from recraft_jax import writer
+
+    writer.set_up_logging()  # as in `main`, before Orbax has a handler of its own
     from recraft_jax import checkpoints, main, mesh
 
     kind, _, number = accident.partition("@")

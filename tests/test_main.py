@@ -526,6 +526,7 @@ def test_damaged_source_is_made_again(smoke, caplog, finished, tmp_path):
     assert read(finished)["source"] == read(broken)["source"]
 
 
+@pytest.mark.usefixtures("finished")  # so that nothing but checkpoints is to be written
 def test_disk_that_fills_up_while_saving_gets_one_line(smoke, tmp_path):
     """A limit on file sizes stands in for a full disk: the same failing write."""
     workdir = tmp_path / "run"
