@@ -18,7 +18,9 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["recraft_jax", "recraft_jax.*"]),
     install_requires=[
         "absl-py",
+        "etils[epath]",
         "flax>=0.12.8,<0.13",
+        "fsspec",
         "grain>=0.2.18",
         "h5py>=3.10",
         "jax>=0.10",
@@ -49,6 +51,8 @@ setuptools.setup(
             "pytest-xdist",
             "ruff",
         ],
+        "gcs": ["gcsfs"],
+        "s3": ["s3fs"],
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
     },

@@ -6,7 +6,6 @@ splits, source and phases, because both come through here.
 
 import functools
 import math
-import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from recraft_jax import build, clock, hosts, optim, phase, state, tree
+from recraft_jax import build, clock, hosts, optim, paths, phase, state, tree
 from recraft_jax import mesh as meshes
 from recraft_jax.methods import fit, mona, orca, pare, recraft, source
 from recraft_jax.models import body as bodies
@@ -142,7 +141,7 @@ class Assembly(NamedTuple):
 def make(
     config: ml_collections.ConfigDict,
     target: build.Target,
-    workdir: pathlib.Path,
+    workdir: paths.Path,
     watch: clock.Clock,
 ) -> Assembly:
     """Load the backbone, run or read stage 0, lay out the phases.

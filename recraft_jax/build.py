@@ -4,7 +4,6 @@ import functools
 import hashlib
 import io
 import json
-import pathlib
 import time
 import zipfile
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from recraft_jax import (
     errors,
     hosts,
     metrics,
+    paths,
     sources,
     targets,
     tree,
@@ -214,7 +214,7 @@ OWN_MODELS = {"fno": _fno, "unet": _unet}
 
 
 def origin(
-    config: ml_collections.ConfigDict, body: bodies.Body, workdir: pathlib.Path
+    config: ml_collections.ConfigDict, body: bodies.Body, workdir: paths.Path
 ) -> source.Source | None:
     """Run stage 0, or read what an earlier process stored.
 
@@ -229,7 +229,7 @@ def origin(
 
 
 def _origin(
-    config: ml_collections.ConfigDict, body: bodies.Body, workdir: pathlib.Path
+    config: ml_collections.ConfigDict, body: bodies.Body, workdir: paths.Path
 ) -> source.Source:
     path = workdir / "source.npz"
     found = _read_origin(path)
@@ -273,7 +273,7 @@ def _origin(
     return found
 
 
-def _read_origin(path: pathlib.Path) -> source.Source | None:
+def _read_origin(path: paths.Path) -> source.Source | None:
     if not path.exists():
         return None
     try:
@@ -283,7 +283,7 @@ def _read_origin(path: pathlib.Path) -> source.Source | None:
         return None
 
 
-def _write_origin(path: pathlib.Path, found: source.Source) -> None:
+def _write_origin(path: paths.Path, found: source.Source) -> None:
     writer.write_atomically(path, _pack(found))
 
 

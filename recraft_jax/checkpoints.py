@@ -7,7 +7,6 @@ the file format does not notice it.
 import contextlib
 import copy
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
-from recraft_jax import errors, hosts
+from recraft_jax import errors, hosts, paths
 
 # tensorstore reports a failed write as ValueError with the system's message in it.
 _DISK_MESSAGES = (
@@ -30,7 +29,7 @@ _DISK_MESSAGES = (
 
 
 @contextlib.contextmanager
-def open_dir(directory: pathlib.Path, keep: int) -> Iterator[ocp.training.Checkpointer]:
+def open_dir(directory: paths.Path, keep: int) -> Iterator[ocp.training.Checkpointer]:
     """Open a folder of checkpoints, of which the newest `keep` stay, or all for 0.
 
     Leaving waits for the save under way, also when the run is failing.
@@ -41,7 +40,7 @@ def open_dir(directory: pathlib.Path, keep: int) -> Iterator[ocp.training.Checkp
     policies = ocp.training
     kept = policies.preservation_policies
     checkpointer = ocp.training.Checkpointer(
-        directory.absolute(),
+        directory.absolute() if paths.is_local(directory) else directory,
         save_decision_policy=policies.save_decision_policies.FixedIntervalPolicy(1),
         preservation_policy=kept.LatestN(keep) if keep else kept.PreserveAll(),
         cleanup_tmp_directories=True,
@@ -115,7 +114,7 @@ def restore_latest(
                 return step, arrays, record
             problem = "its values are not those that were saved"
         rest = [s for s in steps if s < step]
-        directory = pathlib.Path(checkpointer.directory)
+        directory = checkpointer.directory
         logging.warning(
             "checkpoint %s is damaged (%s); %s",
             directory / str(step),
@@ -123,8 +122,10 @@ def restore_latest(
             f"going back to step {rest[0]}" if rest else "starting anew",
         )
         if hosts.is_first():
-            shutil.rmtree(directory.parent / f"damaged-{step}", ignore_errors=True)
-            shutil.move(directory / str(step), directory.parent / f"damaged-{step}")
+            aside = directory.parent / f"damaged-{step}"
+            if aside.exists():
+                aside.rmtree()
+            (directory / str(step)).rename(aside)
         hosts.wait(f"damaged/{step}")
     if steps:
         checkpointer.reload()

@@ -10,7 +10,7 @@ ends with exit code 75: the same command goes on.
 On several machines, or in several processes of one, start the same command in each with
 --multihost, and with --coordinator=HOST:PORT --num_processes=N --process_id=I where the
 machines do not know these (TPU, SLURM, Open MPI and Kubernetes do). --workdir must be a
-folder that all of them see.
+folder that all of them see; it may be in a bucket, gs://BUCKET/... or s3://BUCKET/...
 """
 
 import contextlib
@@ -30,7 +30,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from recraft_jax import errors, hosts, report, tree, writer
+from recraft_jax import errors, hosts, paths, report, tree, writer
 
 # Sections that say where and how loud, not what: a run may resume with others.
 _NOT_IDENTITY = ("assets", "log", "input", "devices")
@@ -138,7 +138,7 @@ def take_place(argv: Sequence[str]) -> tuple[Place | None, list[str]]:
     return Place(given.get("coordinator", ""), **numbers), rest
 
 
-def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
+def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, paths.Path]:
     """Read flags: the config with its overrides, locked, and the workdir.
 
     Raises:
@@ -164,10 +164,10 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, pathlib.Path]
         )
     check(values.config)
     workdir = values.workdir or default_workdir(values.config)
-    return values.config, pathlib.Path(workdir)
+    return values.config, paths.make(workdir, "--workdir")
 
 
-def start(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def start(config: ml_collections.ConfigDict, workdir: paths.Path) -> None:
     """Run, resume, or show what is finished."""
     settings = json.loads(config.to_json_best_effort())
     hosts.check_same(
@@ -186,8 +186,11 @@ def start(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _lock(workdir: pathlib.Path):
-    """Keep other runs out of a workdir."""
+def _lock(workdir: paths.Path):
+    """Keep other runs out of a workdir on disk; buckets have no locks."""
+    if not paths.is_local(workdir):
+        yield
+        return
     with (workdir / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -198,7 +201,7 @@ def _lock(workdir: pathlib.Path):
         yield
 
 
-def _prepare(settings: dict[str, Any], workdir: pathlib.Path) -> bytes:
+def _prepare(settings: dict[str, Any], workdir: paths.Path) -> bytes:
     """Results of a finished run, as JSON; for another `null`, its config written."""
     _check_same(settings, workdir)
     finished = workdir / "results.json"
@@ -208,7 +211,7 @@ def _prepare(settings: dict[str, Any], workdir: pathlib.Path) -> bytes:
     return b"null"
 
 
-def _check_shared(workdir: pathlib.Path) -> None:
+def _check_shared(workdir: paths.Path) -> None:
     """Refuse a workdir that each process has for itself."""
     deadline = time.monotonic() + SHARED_SECONDS
     while not (workdir / "config.json").exists():
@@ -265,7 +268,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     if not 0 < config.data.pos_weight < float("inf"):
         _refuse(config, "data.pos_weight", "above 0 and finite")
     path = config.data.path
-    if path and not pathlib.Path(path).exists():
+    if path and not paths.is_url(path) and not pathlib.Path(path).exists():
         _refuse(config, "data.path", "a file or folder that exists")
     for path, allowed in CHOICES.items():
         section, name = path.split(".")
@@ -380,7 +383,7 @@ def _identity(settings: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in settings.items() if k not in _NOT_IDENTITY}
 
 
-def _check_same(settings: dict[str, Any], workdir: pathlib.Path) -> None:
+def _check_same(settings: dict[str, Any], workdir: paths.Path) -> None:
     """Refuse a workdir that holds another run."""
     path = workdir / "config.json"
     if not path.exists():

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from recraft_jax import asset_table, assets, errors, generate, writer
+from recraft_jax import asset_table, assets, errors, generate, paths, writer
 from recraft_jax.data import (
     burgers16,
     darcy,
@@ -158,6 +158,9 @@ def find_file(config: ml_collections.ConfigDict) -> pathlib.Path:
     one the data are generated, once for all runs that ask for the same.
     """
     data, layout = config.data, pdebench_layout.LAYOUTS[config.task]
+    cache = assets.cache_dir(config.assets.cache)
+    if paths.is_url(data.path):
+        return paths.fetch(data.path, layout.file, cache / "fetched", "data.path")
     if data.path:
         path = pathlib.Path(data.path)
         return path / layout.file if path.is_dir() else path
@@ -170,7 +173,7 @@ def find_file(config: ml_collections.ConfigDict) -> pathlib.Path:
         "mode": data.mode,
     }
     named = "{task}-{num}x{nx}-key{key}-{mode}".format(**asked)
-    path = assets.cache_dir(config.assets.cache) / "pdebench" / named / layout.file
+    path = cache / "pdebench" / named / layout.file
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with (path.parent / ".lock").open("w") as lock:

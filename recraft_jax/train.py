@@ -5,7 +5,6 @@ methods is that list and nothing here.
 """
 
 import math
-import pathlib
 from typing import Any
 
 import jax
@@ -26,6 +25,7 @@ from recraft_jax import (
     measure,
     metrics,
     naming,
+    paths,
     provenance,
     scoring,
     steps,
@@ -42,7 +42,7 @@ FA_REPORT_POINTS = 2048
 NUM_SHOWN = 4  # test samples kept for figures
 
 
-def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(config: ml_collections.ConfigDict, workdir: paths.Path) -> dict[str, Any]:
     """Train one method on one task and measure it; resumes what `workdir` holds.
 
     Args:
@@ -274,7 +274,7 @@ def check_same_data(target: build.Target) -> None:
         )
 
 
-def write_fields(path: pathlib.Path, task: tasks.Task, pred: np.ndarray) -> None:
+def write_fields(path: paths.Path, task: tasks.Task, pred: np.ndarray) -> None:
     """Store input, target and prediction of the first test samples for figures.
 
     Args:

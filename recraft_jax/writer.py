@@ -9,7 +9,6 @@ import io
 import json
 import logging
 import os
-import pathlib
 import tempfile
 import time
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ import numpy as np
 import rich.console
 import rich.progress
 
-from recraft_jax import hosts
+from recraft_jax import hosts, paths
 
 _NOT_SHOWN = ("sinkhorn", "grad_norm", "source_collapsed")  # in metrics.jsonl only
 
@@ -27,7 +26,7 @@ _NOT_SHOWN = ("sinkhorn", "grad_norm", "source_collapsed")  # in metrics.jsonl o
 class Writer:
     """Log lines of one run; use as a context manager."""
 
-    def __init__(self, workdir: pathlib.Path, total_steps: int):
+    def __init__(self, workdir: paths.Path, total_steps: int):
         """Open `workdir/metrics.jsonl` for appending.
 
         Args:
@@ -67,7 +66,7 @@ class Writer:
         if not self._is_first or not self._path.exists():
             return
         kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
+        for line in self._path.read_text().splitlines():
             with contextlib.suppress(ValueError):
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
@@ -79,8 +78,12 @@ class Writer:
             return
         values = {name: float(value) for name, value in values.items()}
         line = json.dumps({"step": step, "phase": phase, **values}, allow_nan=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        if paths.is_local(self._path):
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        else:  # what is in a bucket cannot grow
+            before = self._path.read_text() if self._path.exists() else ""
+            self._path.write_text(f"{before}{line}\n")
         shown = "  ".join(
             f"{name} {values[name]:.4g}"
             for name in sorted(values, key=lambda name: (name != "loss", name))
@@ -118,9 +121,12 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
-def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
+def write_atomically(path: paths.Path, content: str | bytes) -> None:
     """Write a file so that it is there whole or not at all."""
     data = content.encode() if isinstance(content, str) else content
+    if not paths.is_local(path):  # buckets have whole objects only
+        path.write_bytes(data)
+        return
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -137,12 +143,12 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
         raise
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
+def write_json(path: paths.Path, value: Any) -> None:
     """Write JSON atomically, indented for readers."""
     write_atomically(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
-def write_npz(path: pathlib.Path, **arrays: Any) -> None:
+def write_npz(path: paths.Path, **arrays: Any) -> None:
     """Write arrays atomically as `.npz`, without pickles."""
     write_atomically(path, npz(**arrays))
 

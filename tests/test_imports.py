@@ -14,7 +14,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = "recraft_jax"
 
 LAYER0 = (
-    *("tree", "phase", "mesh", "hosts", "clock", "errors", "writer", "cli", "naming"),
+    *("tree", "phase", "mesh", "hosts", "clock", "errors", "paths", "writer", "cli"),
+    "naming",
 )
 MODELS_TO_DATA = ("assets", "metrics", "data/*", "losses/*", "methods/*", "models/*")
 
@@ -38,7 +39,10 @@ MAY_IMPORT = {
     "scoring": ("mesh", "metrics", "data/pipeline"),
     "sources": ("errors", *MODELS_TO_DATA),
     "generate": ("cli", "errors", "mesh", "tree", "writer", "data/pdebench*", "pde/*"),
-    "targets": ("errors", "asset_table", "assets", "generate", "writer", "data/*"),
+    "targets": (
+        *("errors", "paths", "asset_table", "assets", "generate", "writer"),
+        "data/*",
+    ),
     "build": (*LAYER0, *MODELS_TO_DATA, "sources", "targets"),
     "assembly": (*LAYER0, *MODELS_TO_DATA, "build", "optim", "state"),
     "provenance": (".", "errors"),
@@ -84,6 +88,8 @@ DOORS = {
         "!field_plots",
         "!compar*",
     ),
+    "fsspec": ("paths",),
+    "etils": ("paths",),
     "absl.logging": ("*",),
     "absl": ("*", "!data/*", "!losses/*"),
     "ml_collections": ("*", "!data/*", "!losses/*"),
