@@ -162,6 +162,7 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, paths.Path]:
             f"unknown argument {extra[0]!r}; allowed: --config=FILE[:TASK[,key=value"
             "...]], --workdir=DIR, --config.section.name=value"
         )
+    flags.FLAGS.mark_as_parsed()  # Grain looks there when it starts processes
     check(values.config)
     workdir = values.workdir or default_workdir(values.config)
     return values.config, paths.make(workdir, "--workdir")

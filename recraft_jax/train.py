@@ -4,6 +4,7 @@ There is one loop. A method is a list of phases (`phase.py`); what differs betwe
 methods is that list and nothing here.
 """
 
+import contextlib
 import math
 from typing import Any
 
@@ -116,6 +117,7 @@ def run(config: ml_collections.ConfigDict, workdir: paths.Path) -> dict[str, Any
         checkpoints.open_dir(workdir / "checkpoints", config.checkpoint.keep) as folder,
         writer.Writer(workdir, starts[-1]) as log,
         hosts.Stop() as stop,
+        contextlib.ExitStack() as readers,
     ):
         for phase in phases:
             log.text(describe_phase(phase, params))
@@ -155,6 +157,7 @@ def run(config: ml_collections.ConfigDict, workdir: paths.Path) -> dict[str, Any
                 *(step - start, end - start),
                 num_workers=config.input.num_workers,
             )
+            readers.enter_context(contextlib.closing(batches))
             window: list[tuple[int, dict]] = []
             while step < end:
                 with watch.stage(phase.stage), jax.transfer_guard("disallow"):

@@ -1,7 +1,10 @@
 """Streams of batches: permutations, balance, random access."""
 
+import contextlib
+
 import numpy as np
 import pytest
+from absl import flags
 
 from recraft_jax import errors
 from recraft_jax.data import pipeline
@@ -146,3 +149,39 @@ def test_paired_joins_the_shuffled_target_with_other_source_samples():
     np.testing.assert_array_equal(again[2]["source_label"], stream[2]["source_label"])
     other = pipeline.paired(numbered(20), source, 4, seed=4)
     assert not np.array_equal(other[2]["source_label"], stream[2]["source_label"])
+
+
+STREAMS = {
+    "shuffled": lambda: pipeline.shuffled(numbered(20), 8, seed=1),
+    "balanced": lambda: pipeline.balanced(numbered(20), LABELS, 12, seed=1),
+    "paired": lambda: pipeline.paired(
+        numbered(20), {"source_label": np.arange(9, dtype=np.int32)}, 8, seed=1
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_shares_are_the_rows_of_one_batch(name, count):
+    whole = STREAMS[name]()
+    size = whole.num_rows // count
+    parts = [whole.only(np.arange(p * size, (p + 1) * size)) for p in range(count)]
+    for step in (0, 3, 11):
+        joined = [part[step] for part in parts]
+        for key, values in whole[step].items():
+            found = np.concatenate([part[key] for part in joined])
+            np.testing.assert_array_equal(found, values)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_reading_ahead_changes_nothing(num_workers):
+    flags.FLAGS.mark_as_parsed()  # as `main` does
+    stream = STREAMS["balanced"]()
+    with contextlib.closing(
+        pipeline.read(stream, 2, 7, num_workers=num_workers)
+    ) as batches:
+        found = list(batches)
+    assert len(found) == 5
+    for step, batch in enumerate(found, start=2):
+        for key, values in stream[step].items():
+            np.testing.assert_array_equal(batch[key], values)

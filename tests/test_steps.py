@@ -186,6 +186,25 @@ def test_two_devices_give_the_step_of_one(parts):
     np.testing.assert_allclose(two[0], loss(params), rtol=1e-5)
 
 
+@pytest.mark.parametrize("parts_of_batch", [2, 6])
+def test_accumulated_gradients_are_those_of_the_whole_batch(parts, parts_of_batch):
+    model, params, batch = parts
+    phase = fitting(model)
+    whole, losses, measured = run(phase, params, batch, 3)
+    split = phase._replace(accumulate=parts_of_batch)
+    found, found_losses, found_measured = run(split, params, batch, 3)
+    np.testing.assert_allclose(found_losses, losses, rtol=1e-5)
+    np.testing.assert_allclose(
+        found_measured["grad_norm"], measured["grad_norm"], rtol=1e-4
+    )
+    for path, leaf in whole.params.items():
+        if path.endswith("key/bias"):  # its gradient is nothing but rounding
+            continue
+        moved = np.linalg.norm(leaf - params[path])
+        apart = np.linalg.norm(leaf - found.params[path])
+        assert apart <= 1e-2 * moved, path
+
+
 def test_stage_two_after_no_stage_one_is_plain_fine_tuning(parts):
     """RECRAFT with both weights zero leaves phi; its first fitting step is NFT's."""
     model, params, batch = parts
