@@ -107,3 +107,15 @@ def test_offline_keeps_the_settings_of_spoken_digits():
     assert (quick.data.num_samples, quick.stage2.num_epochs) == (250, 4)
     paper = offline.get_config("spoken_digits,scale=paper").data
     assert (paper.num_samples, paper.num_test, paper.val_frac) == (2400, 600, 0.1)
+
+
+def test_omega_belongs_to_the_backbone():
+    omegas = {
+        name: pde.get_config(f"darcy16,backbone={name}").fa.omega
+        for name in common.BACKBONES
+    }
+    assert omegas.pop("vit-s") == 10.0
+    assert set(omegas.values()) == {1.0}
+    # `fld` alone has omega 0, and recalibrates to what the others do.
+    config = pde.get_config("darcy16,method=fld,backbone=vit-s")
+    assert (config.fa.omega, config.lipschitz.tau) == (0.0, 10.0)

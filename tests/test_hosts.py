@@ -199,6 +199,13 @@ def test_two_processes_are_one_run(one_process, two_processes):
     }
 
 
+@pytest.mark.slow
+def test_four_processes_are_one_run(short, one_process, tmp_path):
+    codes, _, errors = accidents.Group(short, tmp_path / "run", processes=4).wait()
+    assert codes == [0] * 4, errors
+    check_same_course(one_process, tmp_path / "run")
+
+
 def test_killed_process_ends_the_other_and_a_restart_ends_the_same(
     short, two_processes, tmp_path
 ):

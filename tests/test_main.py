@@ -254,7 +254,7 @@ def finished(smoke, tmp_path_factory):
     """Folder of a finished run, with what it printed in `printed.txt` beside it."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
     with (workdir.parent / "printed.txt").open("w") as printed:
-        with contextlib.redirect_stdout(printed), jax.debug_key_reuse(True):
+        with contextlib.redirect_stdout(printed):
             assert main.main([*smoke(), f"--workdir={workdir}"]) == 0
     return workdir
 
@@ -292,14 +292,17 @@ def test_run_leaves_fields_that_can_be_drawn(finished, capsys):
     capsys.readouterr()
 
 
-def test_own_model_runs_without_a_backbone(compile_cache, tmp_path, capsys):
-    """The one with statistics; on classes, whose fields are averaged."""
-    arguments = ["main", f"--config={SMOKE}:classes,method=unet"]
+@pytest.mark.parametrize(
+    "method", ["fno", pytest.param("unet", marks=pytest.mark.slow)]
+)
+def test_own_model_runs_without_a_backbone(method, compile_cache, tmp_path, capsys):
+    """On classes, whose fields are averaged; the U-Net has statistics."""
+    arguments = ["main", f"--config={SMOKE}:classes,method={method}"]
     fields = {"unet.features": 4, "assets.cache": compile_cache}
     arguments += [f"--config.{name}={value}" for name, value in fields.items()]
     assert main.main([*arguments, f"--workdir={tmp_path}"]) == 0
     results = read(tmp_path)
-    assert results["backbone_name"] == "UNET" and results["source"] is None
+    assert results["backbone_name"] == method.upper() and results["source"] is None
     assert results["metric"] == "error" and 0 <= results["test"]["best_val"] < 1
     assert "nearest" in capsys.readouterr().out
     assert evaluate.main(["--workdir", str(tmp_path), "--bound"]) == 2

@@ -52,6 +52,7 @@ def config(**changes):
                 "optim": {},
                 "freeze_embedder": True,
                 "trainable": "full",
+                "accumulate": 1,
             },
         }
     )
