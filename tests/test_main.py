@@ -9,7 +9,6 @@ import resource
 import shutil
 
 import accidents
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
