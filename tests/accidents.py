@@ -118,9 +118,9 @@ def child(accident: str, log: str, arguments: list[str]) -> int:
 
 
 def numbers(workdir: pathlib.Path) -> dict:
-    """What a run ended with, without what time and memory it took."""
+    """What a run ended with, without what it took and the commit it was of."""
     results = json.loads((workdir / "results.json").read_text())
-    for name in ("seconds", "memory"):
+    for name in ("seconds", "memory", "git"):
         del results[name]
     return results
 
