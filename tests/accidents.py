@@ -39,8 +39,8 @@ class Group:
           processes: how many.
           devices: of each process.
           accidents: what happens to which process: `{process: "term@K", ...}`, with
-            SIGTERM (`term`) or SIGKILL (`kill`) at the K-th batch of that process, or
-            SIGKILL at its K-th save (`save`).
+            SIGTERM (`term`), SIGKILL (`kill`) or an error (`fail`) at the K-th batch of
+            that process, or SIGKILL at its K-th save (`save`).
           log: file that gets the samples of each batch, a line a batch.
         """
         environment = os.environ | {
@@ -90,7 +90,7 @@ def child(accident: str, log: str, arguments: list[str]) -> int:
     from recraft_jax import writer
 
     writer.set_up_logging()  # as in `main`, before Orbax has a handler of its own
-    from recraft_jax import checkpoints, main, mesh
+    from recraft_jax import checkpoints, errors, main, mesh
 
     kind, _, number = accident.partition("@")
     mesh.MIN_SPLIT_BYTES = 256  # leaves of the model are small
@@ -105,6 +105,8 @@ def child(accident: str, log: str, arguments: list[str]) -> int:
                 file.write(json.dumps(names) + "\n")
             if count["put"] == int(number or 0) and kind in ("term", "kill"):
                 os.kill(os.getpid(), getattr(signal, f"SIG{kind.upper()}"))
+            if count["put"] == int(number or 0) and kind == "fail":
+                raise errors.RunError("planned")
         return put(devices, batch, rows)
 
     def noted_save(*args):

@@ -224,6 +224,16 @@ def test_killed_process_ends_the_other_and_a_restart_ends_the_same(
     assert accidents.numbers(workdir) == accidents.numbers(straight)
 
 
+def test_error_in_one_process_ends_all_with_its_message(short, tmp_path):
+    group = accidents.Group(
+        short, tmp_path / "run", processes=2, accidents={1: "fail@3"}
+    )
+    codes, _, errors = group.wait()
+    assert codes == [1, 1]
+    assert errors[0].splitlines()[-1] == "error: planned (process 1)"
+    assert errors[1].splitlines()[-1] == "error: planned (process 1)"
+
+
 def test_preempted_run_of_two_processes_ends_in_one(short, one_process, tmp_path):
     workdir = tmp_path / "run"
     accident = {1: "term@10"}  # the notice reaches one process only
