@@ -48,7 +48,7 @@ setuptools.setup(
             "hypothesis",
             "importlib_resources",
             "pytest>=8",
-            "pytest-xdist",
+            "pytest-xdist>=3.7",
             "ruff",
         ],
         "gcs": ["gcsfs"],
