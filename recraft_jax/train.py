@@ -189,8 +189,8 @@ def run(config: ml_collections.ConfigDict, workdir: paths.Path) -> dict[str, Any
                     ):
                         record["best"] = {"value": value, "step": step}
                         best = parts.keep(index, state)
-                is_last = step < starts[-1] and stop.is_due(step)
-                if is_last or done % config.checkpoint.every_steps == 0 or step == end:
+                stopping = step < starts[-1] and stop.is_due(step)
+                if stopping or done % config.checkpoint.every_steps == 0 or step == end:
                     # Averages begin anew here, as they do when a run resumes here.
                     with watch.stage(phase.stage):
                         log.scalars(*summary(window, phase))
@@ -198,7 +198,7 @@ def run(config: ml_collections.ConfigDict, workdir: paths.Path) -> dict[str, Any
                     record["seconds"] = watch.read()
                     with watch.stage(phase.stage):
                         checkpoints.save(folder, step, parts.saved(state, best), record)
-                if is_last:
+                if stopping:
                     raise errors.Preempted(
                         f"stopped by SIGTERM at step {step} of {starts[-1]}, which is "
                         "saved; the same command goes on from there"
