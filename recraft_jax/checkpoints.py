@@ -47,9 +47,11 @@ def open_dir(directory: paths.Path, keep: int) -> Iterator[ocp.training.Checkpoi
     )
     try:
         yield checkpointer
-    except BaseException:
-        with contextlib.suppress(Exception):  # the first error is the one to show
-            checkpointer.close()
+    except BaseException as error:
+        # The save under way waits for a process that is gone.
+        if hosts.describe_loss(error) is None:
+            with contextlib.suppress(Exception):  # the first error is the one to show
+                checkpointer.close()
         raise
     try:
         checkpointer.close()

@@ -140,14 +140,15 @@ def gather(value: bool) -> list[bool]:
     return multihost_utils.process_allgather(np.bool_(value)).ravel().tolist()
 
 
-def describe_loss(error: Exception) -> str | None:
+def describe_loss(error: BaseException) -> str | None:
     """Say that another process is gone, if that is why a computation failed."""
-    first = str(error).splitlines()[:1]
-    is_lost = isinstance(error, jax.errors.JaxRuntimeError) and re.search(
-        r"closed by peer|[Cc]onnection|UNAVAILABLE|heartbeat|DEADLINE_EXCEEDED",
-        first[0],
+    if not is_several() or not isinstance(error, jax.errors.JaxRuntimeError):
+        return None
+    first = str(error).partition("\n")[0]
+    signs = "closed by peer|[Cc]onnection|UNAVAILABLE|heartbeat|DEADLINE_EXCEEDED"
+    return (
+        f"lost another process ({first}). {AGAIN}" if re.search(signs, first) else None
     )
-    return f"lost another process ({first[0]}). {AGAIN}" if is_lost else None
 
 
 def end(message: str, code: int) -> NoReturn:
