@@ -146,9 +146,8 @@ def describe_loss(error: BaseException) -> str | None:
         return None
     first = str(error).partition("\n")[0]
     signs = "closed by peer|[Cc]onnection|UNAVAILABLE|heartbeat|DEADLINE_EXCEEDED"
-    return (
-        f"lost another process ({first}). {AGAIN}" if re.search(signs, first) else None
-    )
+    is_loss = re.search(signs, first)
+    return f"lost another process ({first}). {AGAIN}" if is_loss else None
 
 
 def end(message: str, code: int) -> NoReturn:
