@@ -16,8 +16,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, NoReturn
 
 import jax
 import numpy as np
@@ -33,6 +33,53 @@ AGAIN = "Run the same command again to resume"
 LONG_SECONDS = 24 * 3600  # what others wait for may be a download or a generation
 _FAILED = "recraft_jax/failed"
 _calls = itertools.count()
+
+
+class Place(NamedTuple):
+    """Of a process among those of a run, as `start` takes it."""
+
+    coordinator: str = ""
+    num_processes: int | None = None
+    process_id: int | None = None
+
+
+def take_place(argv: Sequence[str]) -> tuple[Place | None, list[str]]:
+    """Take `--multihost` and what belongs to it out of the arguments.
+
+    Raises:
+      InputError: values that are no numbers, or one of three without the others.
+    """
+    names = ("coordinator", "num_processes", "process_id")
+    given, rest, is_several = {}, [], False
+    for arg in argv:
+        name, sign, value = arg.lstrip("-").partition("=")
+        if arg in ("--multihost", "-multihost"):
+            is_several = True
+        elif arg.startswith("-") and sign and name in names:
+            given[name] = value
+        else:
+            rest.append(arg)
+    if not given and not is_several:
+        return None, rest
+    for name in names[1:]:
+        if name in given and not given[name].isdecimal():
+            allowed = "a whole number from 0 up"
+            raise errors.InputError(f"--{name}={given[name]}; allowed: {allowed}")
+    numbers = {name: int(given[name]) for name in names[1:] if name in given}
+    missing = [f"--{name}" for name in names if name not in given]
+    if not is_several:
+        missing = ["--multihost"]
+    if given and missing:
+        raise errors.InputError(
+            f"--{next(iter(given))} without {', '.join(missing)}; allowed: --multihost "
+            "alone, or with all of --coordinator, --num_processes and --process_id"
+        )
+    if given and not numbers["process_id"] < numbers["num_processes"]:
+        raise errors.InputError(
+            f"--process_id={numbers['process_id']}; allowed: 0 to --num_processes - 1 "
+            f"= {numbers['num_processes'] - 1}"
+        )
+    return Place(given.get("coordinator", ""), **numbers), rest
 
 
 def start(

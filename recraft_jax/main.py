@@ -24,7 +24,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -54,14 +54,6 @@ CHOICES = {
 }
 
 
-class Place(NamedTuple):
-    """Of a process among those of a run, as `hosts.start` takes it."""
-
-    coordinator: str = ""
-    num_processes: int | None = None
-    process_id: int | None = None
-
-
 def main(argv: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     writer.set_up_logging()
@@ -69,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
         if {"-h", "--help", "-help"} & set(argv[1:]):
             print(__doc__)
             return 0
-        place, rest = take_place(argv)
+        place, rest = hosts.take_place(argv)
         config, workdir = parse(rest)
         if place is not None:
             hosts.start(*place)
@@ -97,45 +89,6 @@ def main(argv: Sequence[str]) -> int:
         code = 0
     hosts.finish()
     return code
-
-
-def take_place(argv: Sequence[str]) -> tuple[Place | None, list[str]]:
-    """Take `--multihost` and what belongs to it out of the arguments.
-
-    Raises:
-      InputError: values that are no numbers, or one of three without the others.
-    """
-    names = ("coordinator", "num_processes", "process_id")
-    given, rest, is_several = {}, [], False
-    for arg in argv:
-        name, sign, value = arg.lstrip("-").partition("=")
-        if arg in ("--multihost", "-multihost"):
-            is_several = True
-        elif arg.startswith("-") and sign and name in names:
-            given[name] = value
-        else:
-            rest.append(arg)
-    if not given and not is_several:
-        return None, rest
-    for name in names[1:]:
-        if name in given and not given[name].isdecimal():
-            allowed = "a whole number from 0 up"
-            raise errors.InputError(f"--{name}={given[name]}; allowed: {allowed}")
-    numbers = {name: int(given[name]) for name in names[1:] if name in given}
-    missing = [f"--{name}" for name in names if name not in given]
-    if not is_several:
-        missing = ["--multihost"]
-    if given and missing:
-        raise errors.InputError(
-            f"--{next(iter(given))} without {', '.join(missing)}; allowed: --multihost "
-            "alone, or with all of --coordinator, --num_processes and --process_id"
-        )
-    if given and not numbers["process_id"] < numbers["num_processes"]:
-        raise errors.InputError(
-            f"--process_id={numbers['process_id']}; allowed: 0 to --num_processes - 1 "
-            f"= {numbers['num_processes'] - 1}"
-        )
-    return Place(given.get("coordinator", ""), **numbers), rest
 
 
 def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, paths.Path]:

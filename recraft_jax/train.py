@@ -36,10 +36,8 @@ from recraft_jax import (
 from recraft_jax import mesh as meshes
 from recraft_jax import phase as phases_lib
 from recraft_jax.data import pipeline, tasks
-from recraft_jax.losses import distortion, ot
 from recraft_jax.methods import recraft
 
-FA_REPORT_POINTS = 2048
 NUM_SHOWN = 4  # test samples kept for figures
 
 
@@ -109,7 +107,7 @@ def run(config: ml_collections.ConfigDict, workdir: paths.Path) -> dict[str, Any
                 )
                 for split in ("train", "val")
             }
-            return measure_alignment(out, labels, origin.features, target.num_classes)
+            return scoring.alignment(out, labels, origin.features, target.num_classes)
 
     # ---------------------------------------------------------------- start or resume
     # 1. the newest whole checkpoint here, 2. the pretrained body and new parts.
@@ -290,55 +288,6 @@ def write_fields(path: paths.Path, task: tasks.Task, pred: np.ndarray) -> None:
     writer.write_npz(path, pred=pred, **test, **course)
 
 
-def measure_alignment(
-    out: dict[str, dict[str, np.ndarray]],
-    labels: dict[str, np.ndarray],
-    bank: np.ndarray,
-    num_classes: int,
-) -> dict[str, float]:
-    """Measure FA and FLD on whole splits.
-
-    Args:
-      out: pooled features `u` `[n d]` and source `probs` `[n k]`, of `train` and `val`.
-      labels: target (pseudo-)labels by split.
-      bank: source features `[m d]`.
-      num_classes: K_t.
-
-    Returns:
-      `fa` and `fa_val`: W1 in units of feature distance, on at most 2,048 samples of
-      the training and the validation split (which, being smaller, is biased up); `fld`
-      and `fld_val`: H(Z_t | Z_s) in nats, plug-in, on the training and the validation
-      split, whatever the form stage 1 minimises; `fld_corrected`: the first with the
-      Miller-Madow correction, an upper estimate; `source_entropy`: H(Z_s) in nats on
-      the training split, whose fall towards zero is the sign of a collapse.
-    """
-    distances = {}
-    for split, found in out.items():
-        fa, info = _wasserstein1(found["u"][:FA_REPORT_POINTS], bank)
-        distances[split] = float(fa)
-        if not info["converged"]:
-            logging.warning(
-                "the reported FA is off: Sinkhorn stopped at a marginal error of %.1e",
-                info["marginal_error"],
-            )
-    joints = {
-        split: distortion.joint(
-            jnp.asarray(found["probs"]), jax.nn.one_hot(labels[split], num_classes)
-        )
-        for split, found in out.items()
-    }
-    return {
-        "fa": distances["train"],
-        "fa_val": distances["val"],
-        "fld": float(distortion.target_given_source(joints["train"])),
-        "fld_corrected": float(
-            distortion.miller_madow(joints["train"], len(labels["train"]))
-        ),
-        "fld_val": float(distortion.target_given_source(joints["val"])),
-        "source_entropy": float(distortion.entropy(joints["train"].sum(1))),
-    }
-
-
 def make_stream(phase: phases_lib.Phase, parts: assembly.Assembly, seed: int):
     """Batches of a phase, by step within it."""
     arrays, labels = parts.target.inputs["train"], parts.target.labels["train"]
@@ -431,6 +380,3 @@ def describe_phase(phase: phases_lib.Phase, params: dict[str, jax.Array]) -> str
         f"phase {phase.name}: {phase.num_steps} steps of {phase.batch_size}, trains "
         f"{tree.count(trained):,} of {tree.count(params):,} values"
     )
-
-
-_wasserstein1 = jax.jit(ot.wasserstein1)

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "pde/*": ("errors", "pde/*"),
     "methods/*": ("phase", "mesh", "tree", "errors", "losses/*", "methods/*"),
     "baselines": ("metrics", "writer", "data/tasks"),
-    "scoring": ("mesh", "metrics", "data/pipeline"),
+    "scoring": ("mesh", "metrics", "data/pipeline", "losses/*"),
     "sources": ("errors", *MODELS_TO_DATA),
     "generate": ("cli", "errors", "mesh", "tree", "writer", "data/pdebench*", "pde/*"),
     "targets": (
