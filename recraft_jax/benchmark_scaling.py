@@ -41,28 +41,20 @@ class Accelerator(NamedTuple):
 
     Attributes:
       flops: dense bfloat16 operations a second.
-      memory: bytes.
       link: bytes a second that a chip sends to its neighbours, all links together.
-      source: where the figures are from.
     """
 
     flops: float
-    memory: float
     link: float
-    source: str
 
 
-# Links are published as the sum of both directions.
+# cloud.google.com/tpu/docs/v5e and /v5p (1,600 and 4,800 Gb/s a chip),
+# nvidia.com/en-us/data-center/h100 (NVLink, 900 GB/s); links as the sum of both
+# directions.
 ACCELERATORS = {
-    "TPU v5e": Accelerator(
-        197e12, 16e9, 200e9 / 2, "cloud.google.com/tpu/docs/v5e: 1,600 Gb/s"
-    ),
-    "TPU v5p": Accelerator(
-        459e12, 95e9, 600e9 / 2, "cloud.google.com/tpu/docs/v5p: 4,800 Gb/s"
-    ),
-    "H100 SXM": Accelerator(
-        989e12, 80e9, 900e9 / 2, "nvidia.com/en-us/data-center/h100: NVLink 900 GB/s"
-    ),
+    "TPU v5e": Accelerator(197e12, 200e9 / 2),
+    "TPU v5p": Accelerator(459e12, 600e9 / 2),
+    "H100 SXM": Accelerator(989e12, 900e9 / 2),
 }
 
 
