@@ -100,6 +100,18 @@ BAD = {
         [f"--config={PDE}", "--config.stage2.num_epochs=0"],
         "stage2.num_epochs = 0; allowed: 1 or more",
     ),
+    "parts that do not divide": (
+        [f"--config={PDE}", "--config.stage2.accumulate=3"],
+        "stage2.accumulate = 3; allowed: a divisor of stage2.batch_size = 16",
+    ),
+    "parts of a loss that mixes": (
+        [f"--config={PDE}:darcy16,method=pare", "--config.stage2.accumulate=2"],
+        "stage2.accumulate = 2; allowed: 1 with method pare",
+    ),
+    "fewer than no workers": (
+        [f"--config={PDE}", "--config.input.num_workers=-1"],
+        "input.num_workers = -1; allowed: 0 or more",
+    ),
     "fraction out of range": (
         [f"--config={PDE}", "--config.data.val_frac=1.0"],
         "data.val_frac = 1.0; allowed: above 0 and below 1",
