@@ -30,7 +30,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from recraft_jax import errors, hosts, paths, report, tree, writer
+from recraft_jax import errors, hosts, memory, paths, report, tree, writer
 
 # Sections that say where and how loud, not what: a run may resume with others.
 _NOT_IDENTITY = ("assets", "log", "input", "devices")
@@ -57,6 +57,7 @@ CHOICES = {
 def main(argv: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     writer.set_up_logging()
+    memory.keep_freed()
     try:
         if {"-h", "--help", "-help"} & set(argv[1:]):
             print(__doc__)

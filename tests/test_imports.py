@@ -15,7 +15,7 @@ PACKAGE = "recraft_jax"
 
 LAYER0 = (
     *("tree", "phase", "mesh", "hosts", "clock", "errors", "paths", "writer", "cli"),
-    "naming",
+    *("naming", "memory"),
 )
 MODELS_TO_DATA = ("assets", "metrics", "data/*", "losses/*", "methods/*", "models/*")
 

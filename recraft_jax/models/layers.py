@@ -2,19 +2,38 @@
 
 All of them are those of PyTorch: the erf GELU, a two-pass variance in LayerNorm, a
 soft-max in float32 whatever the dtype of the products. Dropout and drop path are left
-out: every method here runs the body without them.
+out: every method here runs the body without them. Gradients are those of `ops.py`.
 """
 
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+
+from recraft_jax.models import ops
 
 
 def layer_norm(eps: float, dtype: Any, name: str) -> nn.LayerNorm:
     """LayerNorm with the two-pass variance that PyTorch uses."""
     return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
+
+
+class Dense(nn.Module):
+    """Affine map of the last axis: products in `dtype`, accumulated in float32."""
+
+    features: int
+    dtype: Any
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        """Map `[... d]` to `[... features]` of `dtype`."""
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        out = ops.product(x.astype(self.dtype), kernel)
+        if self.use_bias:
+            out += self.param("bias", nn.initializers.zeros_init(), shape[1:])
+        return out.astype(self.dtype)
 
 
 class Attention(nn.Module):
@@ -30,15 +49,14 @@ class Attention(nn.Module):
         *batch, length, width = x.shape
         heads = (*batch, length, self.num_heads, width // self.num_heads)
         query, key, value = (
-            nn.Dense(width, use_bias=self.has_qkv_bias, dtype=self.dtype, name=name)(
-                x
-            ).reshape(heads)
+            Dense(width, self.dtype, self.has_qkv_bias, name=name)(x)
+            .reshape(heads)
+            .swapaxes(-2, -3)
             for name in ("query", "key", "value")
         )
-        scores = jnp.einsum("...lhc,...mhc->...hlm", query, key) / heads[-1] ** 0.5
-        weights = jax.nn.softmax(scores.astype(jnp.float32) + bias).astype(self.dtype)
-        mixed = jnp.einsum("...hlm,...mhc->...lhc", weights, value).reshape(x.shape)
-        return nn.Dense(width, dtype=self.dtype, name="out")(mixed)
+        mixed = ops.attention(query, key, value, jnp.asarray(bias, jnp.float32))
+        mixed = mixed.swapaxes(-2, -3).reshape(x.shape)
+        return Dense(width, self.dtype, name="out")(mixed)
 
 
 class Mlp(nn.Module):
@@ -50,9 +68,8 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x):
         """Map `[... d]` to `[... d]`."""
-        up = nn.Dense(self.hidden, dtype=self.dtype, name="up")(x)
-        up = jax.nn.gelu(up, approximate=False)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="down")(up)
+        up = ops.gelu(Dense(self.hidden, self.dtype, name="up")(x))
+        return Dense(x.shape[-1], self.dtype, name="down")(up)
 
 
 def scanned(layer: type[nn.Module], length: int, in_axes: Any = nn.broadcast):

@@ -90,7 +90,7 @@ class Embeddings(nn.Module):
     @nn.compact
     def __call__(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b l d"]:
         """Embed patches; the last row and column are filled up with zeros."""
-        dense = nn.Dense(self.width, dtype=self.dtype, name="patch")
+        dense = layers.Dense(self.width, self.dtype, name="patch")
         tokens = dense(patches.patchify(pixels, self.patch))
         tokens = layers.layer_norm(_EMBED_EPS, self.dtype, "norm")(tokens)
         if self.side:
@@ -190,7 +190,7 @@ class Merge(nn.Module):
         # The order of the checkpoints: column, then row within the four.
         x = x.transpose(0, 1, 3, 4, 2, 5).reshape(b, (h + 1) // 2, (w + 1) // 2, 4 * d)
         x = layers.layer_norm(_EMBED_EPS, self.dtype, "norm")(x)
-        dense = nn.Dense(2 * d, use_bias=False, dtype=self.dtype, name="reduce")
+        dense = layers.Dense(2 * d, self.dtype, use_bias=False, name="reduce")
         return dense(x).astype(jnp.float32)
 
 
@@ -244,7 +244,7 @@ class Decoder(nn.Module):
     def __call__(self, hidden, shape: Sequence[int]):
         """Decode to an image of `shape` (rows and columns)."""
         values = self.stride**2 * self.channels
-        out = nn.Dense(values, dtype=self.dtype, name="out")(hidden)
+        out = layers.Dense(values, self.dtype, name="out")(hidden)
         return patches.shuffle(out, self.stride, (*shape, self.channels))
 
 

@@ -116,7 +116,7 @@ class Embeddings(nn.Module):
         """Embed whole patches and add positions, interpolated to their grid."""
         rows, columns = (n // self.patch for n in pixels.shape[1:3])
         pixels = pixels[:, : rows * self.patch, : columns * self.patch]
-        dense = nn.Dense(self.width, dtype=self.dtype, name="patch")
+        dense = layers.Dense(self.width, self.dtype, name="patch")
         tokens = dense(patches.patchify(pixels, self.patch))
         zeros = nn.initializers.zeros_init()
         prefix = self.param("prefix", zeros, (1, self.width))
@@ -137,9 +137,9 @@ class GatedMlp(nn.Module):
     @nn.compact
     def __call__(self, x):
         """Map `[... d]` to `[... d]`."""
-        both = nn.Dense(2 * self.hidden, dtype=self.dtype, name="up")(x)
+        both = layers.Dense(2 * self.hidden, self.dtype, name="up")(x)
         gate, up = jnp.split(both, 2, axis=-1)
-        out = nn.Dense(x.shape[-1], dtype=self.dtype, name="down")
+        out = layers.Dense(x.shape[-1], self.dtype, name="down")
         return out(jax.nn.silu(gate) * up)
 
 
