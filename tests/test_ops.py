@@ -19,6 +19,11 @@ def normal(seed, *shape, dtype=jnp.float32):
     return jax.random.normal(jax.random.key(seed), shape, jnp.float32).astype(dtype)
 
 
+def product(x, kernel):
+    (out,) = ops.products(x, [kernel])
+    return out
+
+
 def plain_attention(query, key, value, bias):
     scores = jnp.einsum("...hlc,...hmc->...hlm", query, key) / query.shape[-1] ** 0.5
     return jnp.einsum("...hlm,...hmc->...hlc", jax.nn.softmax(scores + bias), value)
@@ -34,11 +39,12 @@ def rounded(got, want, dtype):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("lead", [(), (7,), (2, 7)])
-def test_product_and_its_gradients(lead, dtype):
-    x, kernel = normal(0, *lead, 5, dtype=dtype), normal(1, 5, 3)
+@pytest.mark.parametrize("wide", [5, 2048])
+@pytest.mark.parametrize("lead", [(), (1,), (7,), (2, 7)])
+def test_product_and_its_gradients(lead, wide, dtype):
+    x, kernel = normal(0, *lead, wide, dtype=dtype), normal(1, wide, 3)
     grad = normal(2, *lead, 3, dtype=dtype).astype(jnp.float32)
-    out, back = jax.vjp(ops.product, x, kernel)
+    out, back = jax.vjp(product, x, kernel)
     grad_x, grad_kernel = back(grad)
     assert out.dtype == jnp.float32
     assert (grad_x.dtype, grad_kernel.dtype) == (dtype, jnp.float32)
@@ -46,8 +52,19 @@ def test_product_and_its_gradients(lead, dtype):
     x, grad = WIDE(x.astype(jnp.float32)), WIDE(grad)
     rounded(out, x @ narrow, jnp.float32)
     rounded(grad_x, grad @ narrow.T, dtype)
-    want = x.reshape(-1, 5).T @ grad.reshape(-1, 3)
+    want = x.reshape(-1, wide).T @ grad.reshape(-1, 3)
     rounded(grad_kernel, want, jnp.float32)
+
+
+def test_gradient_of_several_products_is_the_sum():
+    x, kernels = normal(0, 7, 5), [normal(i, 5, n) for i, n in ((1, 3), (2, 4))]
+    grads = [normal(3, 7, 3), normal(4, 7, 4)]
+    _, back = jax.vjp(ops.products, x, kernels)
+    grad_x, grad_kernels = back(grads)
+    want = sum(WIDE(g) @ WIDE(k).T for g, k in zip(grads, kernels, strict=True))
+    rounded(grad_x, want, jnp.float32)
+    for got, grad in zip(grad_kernels, grads, strict=True):
+        rounded(got, WIDE(x).T @ WIDE(grad), jnp.float32)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -85,7 +102,7 @@ def test_gradients_are_those_of_finite_differences():
     x, kernel = normal(0, 4, 5), normal(1, 5, 3)
     given = [normal(i, 2, n, 5) for i, n in enumerate((4, 6, 6))]
     check = functools.partial(check_grads, order=1, modes=["rev"], rtol=2e-2, atol=2e-2)
-    check(ops.product, (x, kernel))
+    check(product, (x, kernel))
     check(ops.gelu, (x,))
     check(ops.attention, (*given, normal(3, 4, 6)))
 
@@ -100,7 +117,7 @@ def test_bilevel_gradients_go_through():
 
         return loss(kernel - 0.1 * jax.grad(loss)(kernel))
 
-    got = jax.grad(functools.partial(after_a_step, ops.product))(kernel)
+    got = jax.grad(functools.partial(after_a_step, product))(kernel)
     want = jax.grad(functools.partial(after_a_step, jnp.matmul))(kernel)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
@@ -111,7 +128,7 @@ def test_bfloat16_is_kept_as_such():
 
     def loss(kernels, x):
         def layer(x, kernel):
-            return ops.gelu(ops.product(x, kernel).astype(x.dtype)), None
+            return ops.gelu(product(x, kernel).astype(x.dtype)), None
 
         return jnp.sum(jax.lax.scan(layer, x, kernels)[0].astype(jnp.float32))
 

@@ -19,21 +19,34 @@ def layer_norm(eps: float, dtype: Any, name: str) -> nn.LayerNorm:
 
 
 class Dense(nn.Module):
-    """Affine map of the last axis: products in `dtype`, accumulated in float32."""
+    """Affine map of the last axis, with the parameters of `nn.Dense`."""
 
     features: int
     dtype: Any
-    use_bias: bool = True
+    has_bias: bool = True
 
     @nn.compact
-    def __call__(self, x):
-        """Map `[... d]` to `[... features]` of `dtype`."""
-        shape = (x.shape[-1], self.features)
+    def weights(self, width: int):
+        """Return the kernel `[width features]` and the bias, or None."""
+        shape = (width, self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        out = ops.product(x.astype(self.dtype), kernel)
-        if self.use_bias:
-            out += self.param("bias", nn.initializers.zeros_init(), shape[1:])
-        return out.astype(self.dtype)
+        if not self.has_bias:
+            return kernel, None
+        return kernel, self.param("bias", nn.initializers.zeros_init(), shape[1:])
+
+    def __call__(self, x):
+        """Map `[... width]` to `[... features]`."""
+        (out,) = affine(x, self.dtype, [self.weights(x.shape[-1])])
+        return out
+
+
+def affine(x, dtype: Any, weights) -> list:
+    """Map `x` by each `(kernel, bias)`: products in `dtype`, sums in float32."""
+    outs = ops.products(x.astype(dtype), [kernel for kernel, _ in weights])
+    return [
+        (out if bias is None else out + bias).astype(dtype)
+        for out, (_, bias) in zip(outs, weights, strict=True)
+    ]
 
 
 class Attention(nn.Module):
@@ -48,11 +61,13 @@ class Attention(nn.Module):
         """Attend; `bias` is added to the scores, broadcast to `[... heads l l]`."""
         *batch, length, width = x.shape
         heads = (*batch, length, self.num_heads, width // self.num_heads)
-        query, key, value = (
-            Dense(width, self.dtype, self.has_qkv_bias, name=name)(x)
-            .reshape(heads)
-            .swapaxes(-2, -3)
+        maps = (
+            Dense(width, self.dtype, self.has_qkv_bias, name=name).weights(width)
             for name in ("query", "key", "value")
+        )
+        query, key, value = (
+            mapped.reshape(heads).swapaxes(-2, -3)
+            for mapped in affine(x, self.dtype, list(maps))
         )
         mixed = ops.attention(query, key, value, jnp.asarray(bias, jnp.float32))
         mixed = mixed.swapaxes(-2, -3).reshape(x.shape)

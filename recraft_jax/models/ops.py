@@ -1,4 +1,4 @@
-"""Product, attention and GELU with gradients of their own, for float32 and bfloat16.
+"""Products, attention and GELU with gradients of their own, for float32 and bfloat16.
 
 They compute what their plain forms compute. The gradients are written out for two
 reasons, both measured (`docs/performance.md`): every product, those of the backward
@@ -8,6 +8,7 @@ backward pass needs is kept in the low precision, once.
 
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,37 +17,43 @@ from jaxtyping import Array, Float
 
 
 @jax.custom_vjp
-def product(x: Float[Array, "... d"], kernel: Float[Array, "d n"]) -> Array:
+def products(
+    x: Float[Array, "... d"], kernels: Sequence[Float[Array, "d n"]]
+) -> list[Float[Array, "... n"]]:
     """Multiply in the type of `x`, accumulate in float32.
 
     Args:
       x: float32 or bfloat16; its gradient has its type.
-      kernel: of any float type; its gradient has its type.
+      kernels: of any float type, which their gradients have too.
 
     Returns:
-      `[... n]` float32.
+      `x` times each of them, float32.
     """
-    return _dot(x, kernel.astype(x.dtype), x.ndim - 1, 0)
+    return [_dot(x, kernel.astype(x.dtype), x.ndim - 1, 0) for kernel in kernels]
 
 
-def _product_forward(x, kernel):
-    return product(x, kernel), (_pack(x), kernel)
+def _products_forward(x, kernels):
+    rows = x.reshape(-1, x.shape[-1])
+    return products(x, kernels), (_pack(_apart(rows)), kernels)
 
 
-def _product_backward(kept, grad):
-    packed, kernel = kept
+def _products_backward(kept, grads):
+    packed, kernels = kept
     x = _unpack(packed)
-    grad = grad.astype(x.dtype)
-    grad_x = _dot(grad, kernel.astype(x.dtype), grad.ndim - 1, 1)
-    x, grad = (a.reshape(-1, a.shape[-1]) for a in (x, grad))
-    if x.dtype == jnp.float32:
-        grad_kernel = _dot(x, grad, 0, 0)
-    else:
-        grad_kernel = _dot(_turn(x), grad, 1, 0)
-    return grad_x.astype(x.dtype), grad_kernel.astype(kernel.dtype)
+    grads = [grad.astype(x.dtype) for grad in grads]
+    grad_x = sum(
+        _dot(grad, kernel.astype(x.dtype), grad.ndim - 1, 1)
+        for grad, kernel in zip(grads, kernels, strict=True)
+    )
+    turned = _turn(x)[: len(kernels[0])]
+    grad_kernels = [
+        _dot(turned, grad.reshape(-1, grad.shape[-1]), 1, 0).astype(kernel.dtype)
+        for grad, kernel in zip(grads, kernels, strict=True)
+    ]
+    return grad_x.astype(x.dtype), grad_kernels
 
 
-product.defvjp(_product_forward, _product_backward)
+products.defvjp(_products_forward, _products_backward)
 
 
 @jax.custom_vjp
@@ -117,8 +124,11 @@ _attention.defvjp(_attention_forward, _attention_backward)
 def _sum_to(x, shape):
     """Undo a broadcast from `shape`."""
     lead = x.ndim - len(shape)
-    ones = [a for a in range(lead, x.ndim) if shape[a - lead] == 1]
-    return jnp.sum(x, axis=(*range(lead), *ones)).reshape(shape)
+    ones = tuple(a for a, n in enumerate(shape) if n == 1)
+    flat = x.reshape(math.prod(x.shape[:lead]), -1)
+    # As a product: XLA on CPU takes 20 times as long to add over the first axes.
+    total = jnp.matmul(jnp.ones(len(flat)), flat, precision="highest")
+    return jnp.sum(total.reshape(x.shape[lead:]), axis=ones).reshape(shape)
 
 
 def _dot(x, y, x_axis: int, y_axis: int):
@@ -144,6 +154,17 @@ def _pack(x):
 
 def _unpack(x):
     return lax.bitcast_convert_type(x, jnp.bfloat16) if x.dtype == jnp.uint16 else x
+
+
+def _apart(rows):
+    """Lengthen rows of whole 4 KiB by a cache line, on CPU, in the low precision.
+
+    The caches have room for few lines at such a distance, which is that of a column.
+    """
+    is_whole = rows.dtype == jnp.bfloat16 and 2 * rows.shape[1] % 4096 == 0
+    if not is_whole or jax.default_backend() != "cpu":
+        return rows
+    return jnp.pad(rows, ((0, 0), (0, 32)))
 
 
 def _turn(x):

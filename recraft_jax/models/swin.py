@@ -190,7 +190,7 @@ class Merge(nn.Module):
         # The order of the checkpoints: column, then row within the four.
         x = x.transpose(0, 1, 3, 4, 2, 5).reshape(b, (h + 1) // 2, (w + 1) // 2, 4 * d)
         x = layers.layer_norm(_EMBED_EPS, self.dtype, "norm")(x)
-        dense = layers.Dense(2 * d, self.dtype, use_bias=False, name="reduce")
+        dense = layers.Dense(2 * d, self.dtype, has_bias=False, name="reduce")
         return dense(x).astype(jnp.float32)
 
 
