@@ -1,25 +1,26 @@
-"""How fast and how large: our pieces of work next to those of another library.
-
-FA against GeomLoss, its memory by row blocks, training steps of full-size backbones.
+"""How fast and how large: our pieces of work next to the same work in PyTorch.
 
 python -m recraft_jax.benchmark [--out=FILE] [--only=NAME,...] [--repeats=N]
 
-It prints a table with what was compared, and writes `benchmark.json`: a list with one
-object per piece of work,
+FA against GeomLoss; training steps, stage-1 steps and inference of full-size backbones
+against transformers; the default job against the same job in PyTorch; the input
+pipeline against a DataLoader, checkpoints against torch.save. It prints a table with
+what was compared, and writes `benchmark.json`: a list with one object per piece of work
+and type,
 
-    name, dtype     the piece, and the type of its arrays
-    seconds         median of the repeats, compilation not included
+    name, dtype     the piece, and the type of its products
+    seconds         median of the repeats, compilation not included (but for darcy16)
     peer            the other library; null if it is not installed or there is none
-    peer_seconds    its median, measured in the same process, in turns with ours
+    peer_seconds    its median, measured in turns with ours, each in its own process
     ratio           seconds / peer_seconds: below 1 is faster than the peer
     flops_share     counted floating-point operations per second over those of a large
-                    matrix product in the same run
-    peak_bytes      peak resident memory of a fresh process, Python and JAX included
+                    matrix product of that type in the same run
+    peak_bytes      peak resident memory of the process, Python and JAX included
+    peer_peak_bytes the same of the peer's process
     compile_cold    seconds to trace, lower and compile with nothing cached
     compile_warm    the same when the persistent compilation cache holds the program
 
-and null where a number is not known. Torch and GeomLoss (`pip install -e '.[bench]'`)
-are needed for the peer columns only.
+and null where a number is not known. The peers need `pip install -e '.[bench]'`.
 """
 
 import argparse
@@ -27,320 +28,67 @@ import functools
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import rich.box
 import rich.console
 import rich.table
-from jaxtyping import Array, Float
 
-from recraft_jax import cli, errors, measure, writer
-from recraft_jax.losses import ot
+from recraft_jax import (
+    benchmark_alignment,
+    benchmark_bodies,
+    benchmark_jobs,
+    cli,
+    errors,
+    measure,
+    writer,
+)
 
 _COLUMNS = {  # field: heading and format in the printed table
+    "dtype": ("type", ""),
     "seconds": ("s", ".3f"),
     "peer": ("peer", ""),
-    "peer_seconds": ("peer s", ".2f"),
-    "ratio": ("ratio", ".4f"),
-    "flops_share": ("flops", ".3f"),
+    "peer_seconds": ("peer s", ".3f"),
+    "ratio": ("ratio", ".3f"),
+    "flops_share": ("flops", ".2f"),
     "peak_bytes": ("peak B", ".3g"),
+    "peer_peak_bytes": ("peer B", ".3g"),
     "compile_cold": ("cold", ".2f"),
     "compile_warm": ("warm", ".2f"),
 }
-FIELDS = ("name", "dtype", *_COLUMNS)
-_COSTS = {1: "|x - y|", 2: "1/2 |x - y|^2"}
-_DIVERGENCES = {1: ot.wasserstein1, 2: ot.sinkhorn_divergence}
-_SCALINGS = 0.5, 0.9  # of GeomLoss: its default, which is timed in turns, and a finer
+Piece = Callable[..., tuple[list[measure.Row], list[str]]]
 
-Row = dict[str, Any]
-
-
-def features(
-    num: int, width: int, *, seed: int, tokens: int = 1, shift: float = 0.0
-) -> Float[np.ndarray, "n d"]:
-    """Draw points like hidden states: layer-normalised, with a decaying spectrum.
-
-    Args:
-      num: n, points.
-      width: d; coordinate k has a standard deviation that falls like 1 / sqrt(k).
-      seed: of the draw.
-      tokens: the scale of a mean over so many independent tokens: 1 / sqrt(tokens).
-      shift: moves the cloud, in standard deviations of each coordinate.
-    """
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((num, width), dtype=np.float32) + np.float32(shift)
-    x /= np.sqrt(np.arange(1, width + 1, dtype=np.float32))
-    x -= x.mean(1, keepdims=True)
-    x /= x.std(1, keepdims=True) * np.float32(tokens**0.5)
-    return x
-
-
-def value_and_grad(
-    x: Float[Array, "n d"],
-    y: Float[Array, "m d"],
-    *,
-    power: int,
-    epsilon: float | None,
-    self_x: float | None,
-    threshold: float,
-) -> tuple[tuple[Float[Array, ""], dict[str, Array]], Float[Array, "m d"]]:
-    """Compute FA as a training step needs it, from scratch or with a cached self term.
-
-    Args:
-      x: Source features, fixed.
-      y: Target features; the gradient is with respect to these.
-      power: 1 for `ot.wasserstein1`, 2 for `ot.sinkhorn_divergence`.
-      epsilon: Regularisation; None (power 1 only) is the default of `ot`.
-      self_x: `ot.self_term` of x, or None to compute it here.
-      threshold: Marginal error (l1) to reach.
-
-    Returns:
-      The value with its diagnostics, and the gradient.
-    """
-    loss = functools.partial(
-        _DIVERGENCES[power], epsilon=epsilon, self_x=self_x, threshold=threshold
-    )
-    return jax.value_and_grad(loss, argnums=1, has_aux=True)(x, y)
-
-
-def alignment(
-    name: str,
-    *,
-    power: int,
-    epsilon: float | None,
-    tokens: int,
-    repeats: int,
-    sizes: tuple[int, int, int] = (5000, 128, 768),
-) -> tuple[Row, list[str]]:
-    """Time FA and its gradient against GeomLoss, the source's self term cached.
-
-    Our threshold is at most the marginal error that GeomLoss reaches, so that ours is
-    never the looser of the two.
-
-    Args:
-      name: of the row.
-      power: of the cost.
-      epsilon: see `value_and_grad`.
-      tokens: scale of the data, see `features`.
-      repeats: turns of ours and theirs.
-      sizes: n source points, m target points, width d.
-
-    Returns:
-      The row, and lines that say what was compared.
-    """
-    n, m, d = sizes
-    x = features(n, d, seed=0, tokens=tokens)
-    y = features(m, d, seed=1, tokens=tokens, shift=0.3)
-    source, target = jnp.asarray(x), jnp.asarray(y)
-    given = epsilon
-    if epsilon is None:
-        epsilon = float(ot.wasserstein1(source, target)[1]["epsilon"])
-    peers = [_geomloss(x, y, power, epsilon, scaling) for scaling in _SCALINGS]
-    threshold = min([1e-3, *(peer["error"] for peer in peers if peer)])
-    self_x, _ = ot.self_term(source, epsilon=epsilon, power=power, threshold=threshold)
-    step = functools.partial(value_and_grad, power=power, threshold=threshold)
-    cached = functools.partial(step, epsilon=epsilon, self_x=float(self_x))
-    cold, warm = measure.compile_seconds(cached, source, target)
-    ours = measure.caller(cached, source, target)
-    full = functools.partial(step, epsilon=given, self_x=None)
-    everything = measure.caller(full, source, target)
-
-    call = peers[0] and peers[0]["call"]
-    seconds, peer_seconds = measure.in_turns(ours, call, repeats)
-    full_seconds, _ = measure.in_turns(everything, None, 1)
-    (value, info), grad = ours()
-    # Cost product and its gradient for the x-y and y-y pairs; exponentials not counted.
-    flops = 2 * (2 * n + 3 * m) * m * d
-    row = _row(
-        name,
-        seconds=seconds,
-        peer="geomloss" if peers[0] else None,
-        peer_seconds=peer_seconds,
-        flops_share=flops / seconds / measure.roof(),
-        compile_cold=cold,
-        compile_warm=warm,
-    )
-    notes = [
-        f"{name}: {n:,} x {m:,} x {d}, cost {_COSTS[power]}, "
-        f"epsilon {epsilon:.4g}{'' if given else ' (the default)'}, mean cost "
-        f"{measure.pair_costs(x, y, power).mean():.3g}; data: layer-normalised normal "
-        f"rows with spectrum 1/k, scale of a mean of {tokens} token(s)",
-        f"  ours: value {float(value):.5f}, marginal error "
-        f"{float(info['marginal_error']):.1e} (threshold {threshold:.1e}), "
-        f"{int(info['iterations'])} iterations; {full_seconds:.3f} s with the source's "
-        "self term" + ("" if given else " and the default epsilon"),
-    ]
-    for scaling, peer in zip(_SCALINGS, peers, strict=True):
-        if peer:
-            gap = np.linalg.norm(grad - peer["grad"]) / np.linalg.norm(grad)
-            notes.append(
-                f"  geomloss, scaling {scaling}: value {peer['value']:.5f}, marginal "
-                f"error {peer['error']:.1e}, gradient {gap:.1e} from ours (relative); "
-                f"one call {peer['seconds']:.2f} s, {peer['seconds'] / seconds:.0f} "
-                "times ours"
-            )
-    return row, notes
-
-
-def blocks(
-    name: str, *, repeats: int, sizes: tuple[int, int, int] = (50000, 2048, 768)
-) -> tuple[Row, list[str]]:
-    """Measure the peak memory of FA and its gradient by row blocks.
-
-    In a process of its own. The source's self term is a constant there, 0: it changes
-    neither the memory nor the gradient. One call whatever `repeats`: it takes long.
-    """
-    del repeats
-    call = f"benchmark._measure_blocks({sizes!r})"
-    got = measure.in_fresh_process(name, "benchmark", call)
-    n, m, d = sizes
-    row = _row(name, **{key: got[key] for key in FIELDS if key in got})
-    notes = [
-        f"{name}: {n:,} x {m:,} x {d}, cost {_COSTS[1]}, epsilon {got['epsilon']}, "
-        f"marginal error {got['marginal_error']:.1e}, {got['iterations']} iterations; "
-        f"no peer. Its cost matrix would take {4 * n * m / 1e9:.2f} GB, its points "
-        f"take {4 * (n + m) * d / 1e9:.2f} GB",
-        f"  peak resident memory {got['baseline'] / 1e9:.2f} GB after the imports, "
-        f"{got['with_data'] / 1e9:.2f} GB with data and program, "
-        f"{got['peak_bytes'] / 1e9:.2f} GB after the call",
-    ]
-    return row, notes
-
-
-def _measure_blocks(sizes: tuple[int, int, int]) -> dict[str, Any]:
-    """Do the work of `blocks` in this process, which should be a fresh one."""
-    n, m, d = sizes
-    jnp.zeros(1).block_until_ready()  # starts the backend
-    baseline = measure.peak_bytes()
-    # A large epsilon needs few iterations, and memory does not depend on their number.
-    epsilon = 2.0
-    step = functools.partial(
-        value_and_grad, power=1, epsilon=epsilon, self_x=0.0, threshold=1e-3
-    )
-    x = jnp.asarray(features(n, d, seed=0))
-    y = jnp.asarray(features(m, d, seed=1, shift=0.3))
-    cold, warm = measure.compile_seconds(step, x, y)
-    call = measure.caller(step, x, y, warm_up=False)
-    with_data = measure.peak_bytes()
-    seconds, ((_, info), _) = measure.timed(call)
-    return {
-        "seconds": seconds,
-        "peak_bytes": measure.peak_bytes(),
-        "compile_cold": cold,
-        "compile_warm": warm,
-        "baseline": baseline,
-        "with_data": with_data,
-        "epsilon": epsilon,
-        "marginal_error": float(info["marginal_error"]),
-        "iterations": int(info["iterations"]),
-    }
-
-
-def backbone(name: str, *, repeats: int, **settings: Any) -> tuple[Row, list[str]]:
-    """Measure a training step of a full-size backbone, in a process of its own.
-
-    Settings are those of `benchmark_bodies.training_step`.
-    """
-    options = "".join(f", {key}={value!r}" for key, value in settings.items())
-    call = f"benchmark_bodies.training_step({name!r}, {repeats}{options})"
-    got = measure.in_fresh_process(name, "benchmark_bodies", call)
-    row = _row(name, **{key: got[key] for key in FIELDS if key in got})
-    notes = [
-        f"{name}: training step of embedder, body and head, {got['params']:,} values, "
-        f"random weights, AdamW, {got['sizes']}; no peer",
-        f"  forward and backward alone compile in {got['compile_gradient']:.2f} s",
-        f"  peak resident memory {got['baseline'] / 1e9:.2f} GB after the imports, "
-        f"{got['peak_bytes'] / 1e9:.2f} GB in all",
-    ]
-    return row, notes
-
-
-PIECES: Mapping[str, Callable[..., tuple[Row, list[str]]]] = {
-    "fa_blocks": blocks,
-    "fa_distance": functools.partial(alignment, power=1, epsilon=None, tokens=1),
-    "fa_half_squared": functools.partial(alignment, power=2, epsilon=0.1, tokens=64),
-    "roberta_base": backbone,
-    "swin_base": backbone,
+_FA = benchmark_alignment.alignment
+_BODY = benchmark_bodies.piece
+PIECES: Mapping[str, Piece] = {
+    "fa_distance": functools.partial(_FA, power=1, epsilon=None, tokens=1),
+    "fa_half_squared": functools.partial(_FA, power=2, epsilon=0.1, tokens=64),
+    "fa_blocks": benchmark_alignment.blocks,
+    "roberta_base": functools.partial(_BODY, body="roberta_base", work="train"),
+    "roberta_base_fld": functools.partial(_BODY, body="roberta_base", work="fld"),
+    "roberta_base_predict": functools.partial(
+        _BODY, body="roberta_base", work="predict"
+    ),
+    "swin_base": functools.partial(_BODY, body="swin_base", work="train"),
+    "minilm": functools.partial(_BODY, body="minilm", work="train"),
+    "darcy16": benchmark_jobs.darcy16,
+    "pipeline": benchmark_jobs.pipeline,
+    "checkpoint": benchmark_jobs.checkpoint,
 }
 
 
 def run(
-    names: Sequence[str], repeats: int, pieces: Mapping[str, Callable] = PIECES
-) -> tuple[list[Row], list[str]]:
+    names: Sequence[str], repeats: int, pieces: Mapping[str, Piece] = PIECES
+) -> tuple[list[measure.Row], list[str]]:
     """Measure the named pieces one after the other."""
     rows, notes = [], []
     for name in names:
-        row, lines = pieces[name](name, repeats=repeats)
-        rows.append(row)
+        found, lines = pieces[name](name, repeats=repeats)
+        rows += found
         notes += lines
     return rows, notes
 
 
-def _row(name: str, **values: Any) -> Row:
-    """Fill a row: the ratio from the two times, null where nothing is given."""
-    row = dict.fromkeys(FIELDS) | {"name": name, "dtype": "float32"} | values
-    if row["peer_seconds"] is not None:
-        row["ratio"] = row["seconds"] / row["peer_seconds"]
-    return row
-
-
-def _peer_versions() -> dict[str, Any]:
-    """Return what the peer columns depend on; empty if it is not installed."""
-    try:
-        import geomloss  # noqa: F401
-        import torch
-    except ImportError:
-        return {}
-    return {
-        "torch": torch.__version__,
-        "geomloss": metadata.version("geomloss"),
-        "torch threads": torch.get_num_threads(),
-    }
-
-
-def _geomloss(x, y, power, epsilon, scaling) -> dict[str, Any] | None:
-    """Set up GeomLoss's value and gradient in y, and measure what it reaches.
-
-    Returns:
-      `call`, the `seconds`, `value` and `grad` of one, and `error`, the larger l1 error
-      of the marginals of its plan; None if it is not installed.
-    """
-    if not _peer_versions():
-        return None
-    import geomloss
-    import torch
-
-    options = {
-        "loss": "sinkhorn",
-        "p": power,
-        "blur": epsilon ** (1 / power),
-        "scaling": scaling,
-        "backend": "tensorized",
-    }
-    divergence = geomloss.SamplesLoss(debias=True, **options)
-    source = torch.from_numpy(x)
-
-    def call():
-        target = torch.from_numpy(y).requires_grad_()
-        value = divergence(source, target)
-        value.backward()
-        return value.item(), target.grad.numpy()
-
-    # Its x-y potentials do not depend on `debias`, which would subtract the self ones.
-    solver = geomloss.SamplesLoss(debias=False, potentials=True, **options)
-    with torch.no_grad():
-        f, g = (v.numpy().ravel() for v in solver(source, torch.from_numpy(y)))
-    seconds, (value, grad) = measure.timed(call)
-    cost = measure.pair_costs(x, y, power)
-    error = measure.marginal_error(f, g, cost, epsilon)
-    return dict(call=call, seconds=seconds, value=value, grad=grad, error=error)
-
-
-def show(rows: Sequence[Row], notes: Sequence[str]) -> None:
+def show(rows: Sequence[measure.Row], notes: Sequence[str]) -> None:
     """Print the table, then what was compared."""
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
     table.add_column("name")
@@ -353,10 +101,10 @@ def show(rows: Sequence[Row], notes: Sequence[str]) -> None:
         ]
         table.add_row(row["name"], *cells)
     console = rich.console.Console(
-        width=100, highlight=False, soft_wrap=True, markup=False
+        width=120, highlight=False, soft_wrap=True, markup=False
     )
     console.print(table)
-    peers = _peer_versions()
+    peers = measure.peer_versions()
     for line in (*notes, measure.machine(peers)):
         console.print(line)
     if not peers:
@@ -368,7 +116,7 @@ def _parse(argv: Sequence[str], allowed: Sequence[str]) -> argparse.Namespace:
     parser = cli.Parser("benchmark", __doc__)
     parser.add_argument("--out", type=pathlib.Path, default="benchmark.json")
     parser.add_argument("--only", default=",".join(allowed), help="NAME,NAME...")
-    parser.add_argument("--repeats", default="3")
+    parser.add_argument("--repeats", default="5")
     given = parser.parse_args(argv)
     given.only = given.only.split(",")
     for name in given.only:
@@ -383,7 +131,7 @@ def _parse(argv: Sequence[str], allowed: Sequence[str]) -> argparse.Namespace:
     return given
 
 
-def main(argv: Sequence[str], pieces: Mapping[str, Callable] = PIECES) -> int:
+def main(argv: Sequence[str], pieces: Mapping[str, Piece] = PIECES) -> int:
     """Measure, print, write."""
 
     def command(argv):

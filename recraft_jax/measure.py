@@ -1,5 +1,6 @@
 """How to measure: seconds in turns, compilation, a matmul roof, memory, the machine."""
 
+import contextlib
 import functools
 import json
 import os
@@ -11,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 import jax
@@ -22,8 +24,23 @@ from jaxtyping import Float
 
 from recraft_jax import errors, provenance
 
+FIELDS = (
+    *("name", "dtype", "seconds", "peer", "peer_seconds", "ratio", "flops_share"),
+    *("peak_bytes", "peer_peak_bytes", "compile_cold", "compile_warm"),
+)
+Row = dict[str, Any]
+
 _PER_TURN = 3  # ours may be so much faster that one call per turn is mostly noise
 _ROOF_SIZE = 2048
+_MARK = "@measured "  # before an answer, among whatever else is printed
+
+
+def row(name: str, **values: Any) -> Row:
+    """Fill a row of `FIELDS`: the ratio from the two times, null where nothing is."""
+    filled = dict.fromkeys(FIELDS) | {"name": name, "dtype": "float32"} | values
+    if filled["peer_seconds"] is not None:
+        filled["ratio"] = filled["seconds"] / filled["peer_seconds"]
+    return filled
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -85,10 +102,12 @@ def _configure(options: Mapping[str, Any]) -> None:
 
 
 @functools.cache
-def roof() -> float:
-    """Measure the float32 operations per second of one large matrix product."""
-    a = jnp.ones((_ROOF_SIZE, _ROOF_SIZE), jnp.float32)
-    product = functools.partial(jnp.matmul, precision="highest")
+def roof(dtype: str) -> float:
+    """Measure the operations per second of one large product, summed in float32."""
+    a = jnp.ones((_ROOF_SIZE, _ROOF_SIZE), dtype)
+    product = functools.partial(
+        jnp.matmul, precision="highest", preferred_element_type=jnp.float32
+    )
     call = caller(product, a, a)
     return 2 * _ROOF_SIZE**3 / min(timed(call)[0] for _ in range(5))
 
@@ -128,6 +147,74 @@ def in_fresh_process(name: str, module: str, call: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def serve(actions: Mapping[str, Callable[[], Any]]) -> None:
+    """Do, in a process of `worker`, what it is asked for, until it is told to end.
+
+    Args:
+      actions: by name; each returns a plain value.
+    """
+    for line in sys.stdin:
+        seconds, result = timed(actions[line.strip()])
+        print(_MARK + json.dumps([seconds, result]), flush=True)
+
+
+@contextlib.contextmanager
+def worker(name: str, module: str, call: str) -> Iterator[Callable[[str], Any]]:
+    """Start another Python process that serves actions.
+
+    Two such processes take turns without sharing memory, threads or settings.
+
+    Args:
+      name: of the piece of work, for the error.
+      module: of `recraft_jax`.
+      call: an expression that ends in `serve`.
+
+    Yields:
+      A function from the name of an action to the seconds it took and its result.
+
+    Raises:
+      RunError: the process failed.
+    """
+    code = f"from recraft_jax import {module}; {call}"
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+
+        def ask(action: str) -> tuple[float, Any]:
+            with contextlib.suppress(BrokenPipeError):  # it has ended: read why
+                process.stdin.write(f"{action}\n")
+                process.stdin.flush()
+            for line in process.stdout:
+                if line.startswith(_MARK):
+                    return tuple(json.loads(line.removeprefix(_MARK)))
+            code = process.wait()
+            log.seek(0)
+            lines = log.read().strip().splitlines() or [f"exit code {code}"]
+            raise errors.RunError(f"{name}: the measuring process failed: {lines[-1]}")
+
+        try:
+            yield ask
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            process.wait()
+            process.stdout.close()
+
+
+def take_turns(
+    workers: Sequence[Callable[[str], Any]], action: str, turns: int
+) -> list[float]:
+    """Take the median seconds of an action of each worker, called in turns."""
+    times = [[ask(action)[0] for ask in workers] for _ in range(turns + 1)]
+    # The first call warms up.
+    return [statistics.median(found) for found in zip(*times[1:], strict=True)]
+
+
 def pair_costs(
     x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"], power: int
 ) -> Float[np.ndarray, "n m"]:
@@ -151,6 +238,21 @@ def marginal_error(
     plan = np.exp((f[:, None].astype(np.float64) + g - cost) / epsilon) / cost.size
     sums = [plan.sum(1 - axis) - 1 / cost.shape[axis] for axis in (0, 1)]
     return max(float(np.abs(s).sum()) for s in sums)
+
+
+def peer_versions() -> dict[str, Any]:
+    """Return what the peer columns depend on; empty if it is not installed."""
+    try:
+        import geomloss  # noqa: F401
+        import torch
+    except ImportError:
+        return {}
+    versions = {name: metadata.version(name) for name in ("geomloss", "transformers")}
+    return {
+        "torch": torch.__version__,
+        **versions,
+        "torch threads": torch.get_num_threads(),
+    }
 
 
 def machine(extra: Mapping[str, Any]) -> str:
