@@ -86,6 +86,19 @@ class Assembly(NamedTuple):
     seed: int
     source_samples: Callable[[], dict[str, np.ndarray]]
 
+    def light(self) -> "Assembly":
+        """Let go of the weights as they were loaded, of which `params` is a copy.
+
+        Methods that pair their batches with embedded source samples keep them.
+        """
+        if self.body is None or any(part.stream == "paired" for part in self.phases):
+            return self
+        return self._replace(
+            body=self.body._replace(params={}),
+            model=self.model._replace(init=None),
+            source_samples=None,
+        )
+
     def begin(self, index: int, params: dict[str, jax.Array]) -> state.TrainState:
         """State at the first step of a phase."""
         current = self.phases[index]

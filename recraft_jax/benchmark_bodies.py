@@ -94,7 +94,7 @@ def sizes_of(body: str, work: str) -> dict[str, Any]:
 def make_model(
     body: str, sizes: Mapping[str, Any], config: Mapping[str, Any] | None, dtype: str
 ) -> cross_modal.CrossModal:
-    """Build a model of random weights.
+    """Build a model of random weights; `init` gives them.
 
     Args:
       body: of `FAMILIES`.
@@ -121,6 +121,7 @@ def make_step(
     """Lay out the step of `train` or `fld`; arguments are those of `make_model`."""
     model = make_model(body, sizes, config, dtype)
     params = model.init(jax.random.key(1))
+    model = model._replace(init=None)
     batch_size = sizes["batch_size"]
 
     def fit_loss(params, stats, batch, key, step):
@@ -162,13 +163,14 @@ def serve(
     `peak_bytes` and `baseline` (that before anything was made), and `compile_cold` and
     `compile_warm`.
     """
-    memory.keep_freed()
+    memory.use_huge_pages()  # as `main` does
     jnp.zeros(1).block_until_ready()  # starts the backend
     baseline = measure.peak_bytes()
     devices = mesh.make()
     if work == "predict":
         model = make_model(body, sizes, config, dtype)
         params = current = model.init(jax.random.key(1))
+        model = model._replace(init=None)
         shape = (sizes["batch_size"], *sizes["x_shape"])
         fn = steps.make_eval_step(
             lambda params, batch: {"pred": model.apply(params, batch["x"])[0]},
@@ -188,6 +190,7 @@ def serve(
     )
     compiled = fn.lower(current, batch).compile()
     flops = program.work(compiled).flops
+    memory.give_back()
 
     def step():
         nonlocal current

@@ -13,6 +13,11 @@ machines do not know these (TPU, SLURM, Open MPI and Kubernetes do). --workdir m
 folder that all of them see; it may be in a bucket, gs://BUCKET/... or s3://BUCKET/...
 """
 
+from recraft_jax import memory
+
+if __name__ == "__main__":
+    memory.use_huge_pages()  # starts anew, so before what takes long to import
+
 import contextlib
 import difflib
 import fcntl
@@ -30,7 +35,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from recraft_jax import errors, hosts, memory, paths, report, tree, writer
+from recraft_jax import errors, hosts, paths, report, tree, writer
 
 # Sections that say where and how loud, not what: a run may resume with others.
 _NOT_IDENTITY = ("assets", "log", "input", "devices")
@@ -57,7 +62,6 @@ CHOICES = {
 def main(argv: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     writer.set_up_logging()
-    memory.keep_freed()
     try:
         if {"-h", "--help", "-help"} & set(argv[1:]):
             print(__doc__)

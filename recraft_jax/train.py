@@ -24,6 +24,7 @@ from recraft_jax import (
     errors,
     hosts,
     measure,
+    memory,
     metrics,
     naming,
     paths,
@@ -64,7 +65,7 @@ def run(config: ml_collections.ConfigDict, workdir: paths.Path) -> dict[str, Any
     check_same_data(target)
     task, inputs, labels = target.task, target.inputs, target.labels
     writer.say(describe_target(config, target))
-    parts = assembly.make(config, target, workdir, watch)
+    parts = assembly.make(config, target, workdir, watch).light()
     writer.say(f"model: {parts.name}")
     mesh, phases, starts = parts.mesh, parts.phases, parts.starts
     model, origin, params = parts.model, parts.origin, parts.params
@@ -133,6 +134,8 @@ def run(config: ml_collections.ConfigDict, workdir: paths.Path) -> dict[str, Any
         log.rewind(step)
         if "before" not in record["align"]:
             record["align"]["before"] = alignment(params)
+
+        memory.give_back()
 
         # ----------------------------------------------------------------------- loop
         for index, phase in enumerate(phases[first:], start=first):

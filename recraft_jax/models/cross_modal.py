@@ -28,7 +28,8 @@ class CrossModal(NamedTuple):
         `[b ...]` values or `[b k]` logits; `out` holds `tokens` `[b l d]` (what phi
         makes of the patches) and `hidden` `[b l' e]`, both without the tokens that
         belong to no patch. XLA drops what the caller does not use.
-      init: `key -> params`, flat, under `embedder/`, `body/` and `head/`.
+      init: `key -> params`, flat, under `embedder/`, `body/` and `head/`; holds the
+        pretrained weights.
       embed: `(params, x) -> tokens [b l d]` of the patches, the first part of `apply`;
         None, like the next two, of a model that has no such parts.
       encode: `(params, tokens, mask) -> hidden`, the second part, of any patch tokens;
@@ -131,6 +132,9 @@ def make(
     else:
         top = embedders.DenseHead(patch, tuple(y_shape), head)
     prefix = body.num_prefix
+    # Whoever holds `apply` need not hold the weights as they were.
+    run_encoder = body.encode
+    is_text = body.modality == "text"
     has_decoder = (
         y_shape is not None
         and head == "pool"
@@ -147,8 +151,8 @@ def make(
             special = jnp.asarray(params["embedder/prefix"], tokens.dtype)
             special = jnp.broadcast_to(special, (len(tokens), *special.shape))
             tokens = jnp.concatenate([special, tokens], axis=1)
-        given = (mask,) if mask is not None and body.modality == "text" else ()
-        return body.encode(tree.under(params, "body"), tokens, *given)[:, prefix:]
+        given = (mask,) if mask is not None and is_text else ()
+        return run_encoder(tree.under(params, "body"), tokens, *given)[:, prefix:]
 
     def forward_from_tokens(params, tokens, mask=None):
         hidden = encode(params, tokens, mask)
