@@ -32,6 +32,7 @@ Row = dict[str, Any]
 
 _PER_TURN = 3  # ours may be so much faster that one call per turn is mostly noise
 _ROOF_SIZE = 2048
+_PAUSE = 0.5  # seconds between turns: idle threads of the other spin for a while
 _MARK = "@measured "  # before an answer, among whatever else is printed
 
 
@@ -210,8 +211,12 @@ def take_turns(
     workers: Sequence[Callable[[str], Any]], action: str, turns: int
 ) -> list[float]:
     """Take the median seconds of an action of each worker, called in turns."""
-    times = [[ask(action)[0] for ask in workers] for _ in range(turns + 1)]
-    # The first call warms up.
+    times = []
+    for _ in range(turns + 1):  # the first call warms up
+        times.append([])
+        for ask in workers:
+            time.sleep(_PAUSE)
+            times[-1].append(ask(action)[0])
     return [statistics.median(found) for found in zip(*times[1:], strict=True)]
 
 

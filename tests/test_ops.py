@@ -136,3 +136,28 @@ def test_bfloat16_is_kept_as_such():
     compiled = jax.jit(jax.grad(loss)).lower(kernels, x).compile().as_text()
     assert "u16[3,32,64]" in compiled
     assert "f32[3,32,64]" not in compiled and "bf16[3,32,64]" not in compiled
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("lead", [(), (1,), (2, 7)])
+def test_layer_norm_and_its_gradients(lead, dtype):
+    def plain(x, scale, bias):
+        apart = x - x.mean(-1, keepdims=True)
+        variance = jnp.mean(apart**2, -1, keepdims=True)
+        return apart / jnp.sqrt(variance + 1e-2) * scale + bias
+
+    x = (3 + normal(0, *lead, 5)).astype(dtype)
+    scale, bias = 1 + normal(1, 5), normal(2, 5)
+    grad = normal(3, *lead, 5, dtype=dtype)
+    norm = functools.partial(ops.layer_norm, eps=1e-2, dtype=dtype)
+    out, back = jax.vjp(lambda *given: norm(*given), x, scale, bias)
+    with jax.enable_x64(True):
+        given = (x.astype(jnp.float32), scale, bias, grad.astype(jnp.float32))
+        wide = [jnp.asarray(WIDE(a)) for a in given]
+        want, want_back = jax.vjp(plain, *wide[:-1])
+        want_grads = want_back(wide[-1])
+    assert out.dtype == dtype
+    rounded(out, want, dtype)
+    for got, want, like in zip(back(grad), want_grads, (x, scale, bias), strict=True):
+        assert got.dtype == like.dtype and got.shape == like.shape
+        rounded(got, want, dtype)

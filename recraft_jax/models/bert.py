@@ -89,7 +89,7 @@ class Embeddings(nn.Module):
         types = nn.Embed(self.num_types, self.width, name="type")
         first_type = types(jnp.zeros(1, jnp.int32))  # broadcast
         tokens = words + positions(rows) + first_type
-        return layers.layer_norm(self.norm_eps, self.dtype, "norm")(tokens)
+        return layers.LayerNorm(self.norm_eps, self.dtype, name="norm")(tokens)
 
 
 class Layer(nn.Module):
@@ -106,7 +106,7 @@ class Layer(nn.Module):
         attend = layers.Attention(self.num_heads, self.dtype, name="attention")
         mlp = layers.Mlp(self.hidden, self.dtype, name="mlp")
         for name, branch in (("attention", lambda x: attend(x, bias)), ("mlp", mlp)):
-            norm = layers.layer_norm(self.norm_eps, self.dtype, f"{name}_norm")
+            norm = layers.LayerNorm(self.norm_eps, self.dtype, name=f"{name}_norm")
             x = norm(x + branch(x))
         return x, None
 

@@ -88,7 +88,7 @@ class PatchEmbedder(nn.Module):
         tokens = patches.patchify(x, self.patch)
         tokens = nn.Dense(self.width, kernel_init=kernel_init, name="patch")(tokens)
         if self.norm_eps is not None:
-            tokens = layers.layer_norm(self.norm_eps, jnp.float32, "norm")(tokens)
+            tokens = layers.LayerNorm(self.norm_eps, jnp.float32, name="norm")(tokens)
         table = nn.initializers.normal(0.02)
         if self.has_position:
             tokens += self.param("position", table, (tokens.shape[1], self.width))

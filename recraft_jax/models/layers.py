@@ -13,9 +13,18 @@ import jax.numpy as jnp
 from recraft_jax.models import ops
 
 
-def layer_norm(eps: float, dtype: Any, name: str) -> nn.LayerNorm:
-    """LayerNorm with the two-pass variance that PyTorch uses."""
-    return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
+class LayerNorm(nn.Module):
+    """LayerNorm over the last axis, with the parameters of `nn.LayerNorm`."""
+
+    eps: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        """Normalise `[... d]`, to `dtype`."""
+        scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:])
+        return ops.layer_norm(x, scale, bias, self.eps, self.dtype)
 
 
 class Dense(nn.Module):

@@ -1,4 +1,4 @@
-"""Products, attention and GELU with gradients of their own, for float32 and bfloat16.
+"""Products, LayerNorm, attention and GELU with gradients of their own, for float32 and bfloat16.
 
 They compute what their plain forms compute. The gradients are written out for two
 reasons, both measured (`docs/performance.md`): every product, those of the backward
@@ -9,6 +9,7 @@ backward pass needs is kept in the low precision, once.
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +72,52 @@ def _gelu_backward(packed, grad):
 
 
 gelu.defvjp(lambda x: (gelu(x), _pack(x)), lambda x, g: (_gelu_backward(x, g),))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def layer_norm(
+    x: Float[Array, "... d"],
+    scale: Float[Array, " d"],
+    bias: Float[Array, " d"],
+    eps: float,
+    dtype: Any,
+) -> Float[Array, "... d"]:
+    """Normalise the last axis (Ba et al. 2016) within float32, the variance two-pass.
+
+    Args:
+      x: of any float type.
+      scale: float32.
+      bias: float32.
+      eps: added to the variance.
+      dtype: of the result.
+    """
+    return _layer_norm_forward(x, scale, bias, eps, dtype)[0]
+
+
+def _layer_norm_forward(x, scale, bias, eps, dtype):
+    wide = x.astype(jnp.float32)
+    apart = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(apart), axis=-1, keepdims=True)
+    inverse = lax.rsqrt(variance + eps)
+    normal = apart * inverse
+    like = jnp.zeros((), x.dtype)  # its type is the gradient's
+    kept = _pack(normal.astype(dtype)), inverse, scale, like
+    return (normal * scale + bias).astype(dtype), kept
+
+
+def _layer_norm_backward(eps, dtype, kept, grad):
+    del eps, dtype
+    packed, inverse, scale, like = kept
+    normal, grad = (a.astype(jnp.float32) for a in (_unpack(packed), grad))
+    scaled = grad * scale
+    mean = jnp.mean(scaled, axis=-1, keepdims=True)
+    along = jnp.mean(scaled * normal, axis=-1, keepdims=True)
+    grad_x = inverse * (scaled - mean - normal * along)
+    of_scale = _sum_to(grad * normal, scale.shape)
+    return grad_x.astype(like.dtype), of_scale, _sum_to(grad, scale.shape)
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 def attention(

@@ -92,7 +92,7 @@ class Embeddings(nn.Module):
         """Embed patches; the last row and column are filled up with zeros."""
         dense = layers.Dense(self.width, self.dtype, name="patch")
         tokens = dense(patches.patchify(pixels, self.patch))
-        tokens = layers.layer_norm(_EMBED_EPS, self.dtype, "norm")(tokens)
+        tokens = layers.LayerNorm(_EMBED_EPS, self.dtype, name="norm")(tokens)
         if self.side:
             zeros = nn.initializers.zeros_init()
             table = self.param("position", zeros, (self.side**2, self.width))
@@ -123,7 +123,7 @@ class Block(nn.Module):
         size = min(self.window, h, w)
         shift = self.window // 2 if min(h, w) > self.window else 0
         rows, columns = (size * n for n in patches.grid((h, w), size))
-        y = layers.layer_norm(self.norm_eps, self.dtype, "attention_norm")(x)
+        y = layers.LayerNorm(self.norm_eps, self.dtype, name="attention_norm")(x)
         y = jnp.pad(y, ((0, 0), (0, rows - h), (0, columns - w), (0, 0)))
         if shift:
             y = jnp.where(is_shifted, jnp.roll(y, (-shift, -shift), (1, 2)), y)
@@ -143,7 +143,7 @@ class Block(nn.Module):
         if shift:
             y = jnp.where(is_shifted, jnp.roll(y, (shift, shift), (1, 2)), y)
         x = x + y[:, :h, :w].astype(x.dtype)
-        y = layers.layer_norm(self.norm_eps, self.dtype, "mlp_norm")(x)
+        y = layers.LayerNorm(self.norm_eps, self.dtype, name="mlp_norm")(x)
         y = layers.Mlp(self.hidden, self.dtype, name="mlp")(y)
         return x + y.astype(x.dtype), None
 
@@ -189,7 +189,7 @@ class Merge(nn.Module):
         x = x.reshape(b, (h + 1) // 2, 2, (w + 1) // 2, 2, d)
         # The order of the checkpoints: column, then row within the four.
         x = x.transpose(0, 1, 3, 4, 2, 5).reshape(b, (h + 1) // 2, (w + 1) // 2, 4 * d)
-        x = layers.layer_norm(_EMBED_EPS, self.dtype, "norm")(x)
+        x = layers.LayerNorm(_EMBED_EPS, self.dtype, name="norm")(x)
         dense = layers.Dense(2 * d, self.dtype, has_bias=False, name="reduce")
         return dense(x).astype(jnp.float32)
 
@@ -230,7 +230,7 @@ class Encoder(nn.Module):
         ):
             x = Stage(depth, block, index < last, name=f"stage_{index}")(x)
         x = x.reshape(len(x), -1, x.shape[-1])
-        return layers.layer_norm(self.norm_eps, self.dtype, "norm")(x)
+        return layers.LayerNorm(self.norm_eps, self.dtype, name="norm")(x)
 
 
 class Decoder(nn.Module):

@@ -164,7 +164,7 @@ class Layer(nn.Module):
             self.hidden, self.dtype, name="mlp"
         )
         for name, branch in (("attention", attend), ("mlp", mlp)):
-            norm = layers.layer_norm(self.norm_eps, self.dtype, f"{name}_norm")
+            norm = layers.LayerNorm(self.norm_eps, self.dtype, name=f"{name}_norm")
             out = branch(norm(x))
             if self.layer_scale is not None:
                 start = nn.initializers.constant(self.layer_scale)
@@ -186,7 +186,7 @@ class Encoder(nn.Module):
         """Encode tokens."""
         stack = layers.scanned(Layer, self.num_layers)
         hidden, _ = stack(**self.layer, name="layers")(tokens.astype(jnp.float32), None)
-        return layers.layer_norm(self.norm_eps, self.dtype, "norm")(hidden)
+        return layers.LayerNorm(self.norm_eps, self.dtype, name="norm")(hidden)
 
 
 def make_vit(config: Mapping[str, Any], dtype: Any) -> body.Body:
