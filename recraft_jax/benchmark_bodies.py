@@ -1,7 +1,7 @@
 """Benchmark of full-size backbones: training, the label term of stage 1, prediction.
 
-The model is embedder, body and head of `models/cross_modal.py`. Weights are random, for
-neither the compiler nor the memory looks at them, so nothing is downloaded. Three works:
+The model is embedder, body and head of `models/cross_modal.py`. Weights are random:
+neither the compiler nor the memory looks at them. Three works:
 
     train    mean squared error of a dense prediction, all leaves, Adam, no dropout
     fld      loss = FLD of a random source head, through the frozen body; Adam moves

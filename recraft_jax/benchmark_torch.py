@@ -4,6 +4,8 @@ Written as one writes it there: eager mode, autocast for bfloat16, torch's own A
 Only the benchmark comes here, and only in a process of its own.
 """
 
+import inspect
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +23,16 @@ _NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 _TEXT = {
     "roberta_base": (transformers.RobertaConfig, transformers.RobertaModel),
     "minilm": (transformers.BertConfig, transformers.BertModel),
+}
+
+_LAYER = {  # of a BERT: their names to ours
+    **{f"attention.self.{name}": f"attention/{name}" for name in ("query", "key")},
+    "attention.self.value": "attention/value",
+    "attention.output.dense": "attention/out",
+    "attention.output.LayerNorm": "attention_norm",
+    "intermediate.dense": "mlp/up",
+    "output.dense": "mlp/down",
+    "output.LayerNorm": "mlp_norm",
 }
 
 
@@ -146,124 +158,148 @@ def serve(
     measure.serve({"step": predict if work == "predict" else step, "facts": facts})
 
 
-def job(path: str) -> dict[str, Any]:
-    """Run stages 1 and 2 of the default job on what `benchmark_jobs.dump` wrote.
+def report(path: str) -> None:
+    """Run `job` and print what it returns and its peak memory, a JSON line."""
+    found = job(path)
+    print(json.dumps(found | {"peak_bytes": measure.peak_bytes()}))
 
-    The same batches, schedules, losses and numbers of steps; the epoch with the best
-    validation score is kept, and gives the test score.
+
+def job(path: str) -> dict[str, float]:
+    """Run stages 1 and 2 of a job that `benchmark_jobs.dump` wrote.
+
+    The same batches, losses, learning rates and numbers of steps. FA is GeomLoss's
+    divergence at the same epsilon. The epoch with the best validation score is kept.
+
+    Returns:
+      The `test` score, and seconds of `load`, `align` and `fit` (evaluation included).
     """
     start = time.perf_counter()
     with np.load(path) as file:
-        data = {k: torch.from_numpy(file[k]) for k in file.files if file[k].ndim}
-        scalars = {k: file[k].item() for k in file.files if not file[k].ndim}
-    sizes = ("vocab_size", "max_position_embeddings", "hidden_size")
-    sizes += ("num_hidden_layers", "num_attention_heads", "intermediate_size")
-    patch = data["x_train"].shape[-1]
-    model = Text("minilm", {name: scalars[name] for name in sizes}, patch=patch)
-    body = {k.removeprefix("body/"): v for k, v in data.items() if k[:5] == "body/"}
-    model.encoder.load_state_dict(body)
-    with torch.no_grad():
-        for name in ("patch.weight", "patch.bias", "norm.weight", "norm.bias"):
-            model.get_parameter(name).copy_(data[f"embedder/{name}"])
-        model.position[: len(data["embedder/position"])] = data["embedder/position"]
-        torch.nn.init.trunc_normal_(model.head.weight, std=0.02)
-        model.head.bias.zero_()
+        data = {name: torch.from_numpy(file[name]) for name in file.files}
+    model = _restored(data)
     embedder = [*model.patch.parameters(), *model.norm.parameters(), model.position]
-    ready = time.perf_counter()
-
-    def optimiser(groups, rates):
-        made = torch.optim.AdamW(groups, lr=1.0, weight_decay=0.0)
-        factors = [group["lr"] for group in made.param_groups]
-
-        def take(step, loss):
-            for group, factor in zip(made.param_groups, factors, strict=True):
-                group["lr"] = factor * float(rates[step])
-            made.zero_grad()
-            loss.backward()
-            leaves = [p for group in groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(leaves, 1.0)
-            made.step()
-
-        return take
-
-    def groups(leaves, factor):
-        decayed = {id(m.weight) for m in model.modules() if hasattr(m, "weight")}
-        decayed -= {id(m.weight) for m in model.modules() if "Norm" in type(m).__name__}
-        split = ([p for p in leaves if id(p) in decayed], leaves)
-        first = {id(p) for p in split[0]}
-        rest = [p for p in leaves if id(p) not in first]
-        decay = scalars["weight_decay"]
-        return [
-            {"params": split[0], "lr": factor, "weight_decay": decay},
-            {"params": rest, "lr": factor, "weight_decay": 0.0},
-        ]
+    factor, decay = float(data["new_lr_factor"]), float(data["weight_decay"])
+    loaded = time.perf_counter()
 
     # ------------------------------------------------------------------------ stage 1
     sinkhorn = geomloss.SamplesLoss(
-        "sinkhorn", p=1, blur=scalars["epsilon"], backend="tensorized"
+        "sinkhorn", p=1, blur=float(data["epsilon"]), backend="tensorized"
     )
     source = data["source/features"]
-    take = optimiser(groups(embedder, scalars["new_lr_factor"]), data["align_rates"])
-    targets = torch.eye(int(data["label"].max()) + 1)
+    uniform = torch.full((len(source),), 1 / len(source))
+    targets = torch.eye(int(data["num_classes"]))
     model.encoder.requires_grad_(False)
-    for step, rows in enumerate(data["align_rows"]):
-        _, tokens, hidden = model(data["x_train"][rows])
-        logits = hidden.mean(1) @ data["source/kernel"] + data["source/bias"]
-        weights = data["weight"][rows]
-        weights = weights / weights.sum()
-        uniform = torch.full((len(source),), 1 / len(source))
-        fa = sinkhorn(uniform, source, weights, tokens.mean(1))
-        fld = distortion(logits.log_softmax(1), targets[data["label"][rows]], weights)
-        take(step, scalars["omega"] * fa + scalars["fld_weight"] * fld)
+    take = _optimiser({factor: embedder}, decay, data["align/rates"])
+    for step, (x, label, weight) in enumerate(
+        zip(data["align/x"], data["align/label"], data["align/weight"], strict=True)
+    ):
+        _, tokens, hidden = model(x)
+        logits = hidden.mean(1) @ data["source/head/kernel"] + data["source/head/bias"]
+        weight = weight / weight.sum()
+        fa = sinkhorn(uniform, source, weight, tokens.mean(1))
+        fld = distortion(logits.log_softmax(1), targets[label], weight)
+        take(step, data["omega"] * fa + data["fld_weight"] * fld)
     model.encoder.requires_grad_(True)
     aligned = time.perf_counter()
 
     # ------------------------------------------------------------------------ stage 2
-    def relative(split, rows=slice(None)):
-        pred = model(data[f"x_{split}"][rows])[0]
-        pred = pred * scalars["y_std"] + scalars["y_mean"]
-        y = data[f"y_{split}"][rows]
-        return ((pred - y).flatten(1).norm(dim=1) / y.flatten(1).norm(dim=1)).mean()
+    def score(x, y):
+        error = (model(x)[0] * data["y_std"] + data["y_mean"] - y).flatten(1)
+        return (error.norm(dim=1) / y.flatten(1).norm(dim=1)).mean()
 
     new = [*embedder, *model.head.parameters()]
-    moved = groups(list(model.encoder.parameters()), 1.0)
-    take = optimiser(
-        [*moved, *groups(new, scalars["new_lr_factor"])], data["fit_rates"]
-    )
+    groups = {1.0: list(model.encoder.parameters()), factor: new}
+    take = _optimiser(groups, decay, data["fit/rates"])
     best, kept = math.inf, None
-    for step, rows in enumerate(data["fit_rows"]):
-        take(step, relative("train", rows))
-        if (step + 1) % scalars["epoch_steps"] == 0:
+    for step, (x, y) in enumerate(zip(data["fit/x"], data["fit/y"], strict=True)):
+        take(step, score(x, y))
+        if (step + 1) % int(data["epoch_steps"]) == 0:
             with torch.no_grad():
-                value = float(relative("val"))
+                value = float(score(data["val/x"], data["val/y"]))
             if value < best:
-                best, kept = (
-                    value,
-                    {k: v.clone() for k, v in model.state_dict().items()},
-                )
+                state = model.state_dict()
+                best, kept = value, {name: leaf.clone() for name, leaf in state.items()}
     model.load_state_dict(kept)
     with torch.no_grad():
-        test = float(relative("test"))
-    end = time.perf_counter()
+        test = float(score(data["test/x"], data["test/y"]))
     return {
         "test": test,
-        "start": ready - start,
-        "align": aligned - ready,
-        "fit": end - aligned,
+        "load": loaded - start,
+        "align": aligned - loaded,
+        "fit": time.perf_counter() - aligned,
     }
 
 
-def serve_pipeline(batch_size: int, arrays: Callable[[], Mapping[str, np.ndarray]]):
-    """Serve `epoch`: all batches of a shuffling DataLoader over the arrays, once."""
-    tensors = [torch.from_numpy(array) for array in arrays().values()]
-    data = torch.utils.data.TensorDataset(*tensors)
-    loader = torch.utils.data.DataLoader(data, batch_size=batch_size, shuffle=True)
+def _restored(data: Mapping[str, torch.Tensor]) -> Text:
+    """Build the model of a job, with the weights that it starts from."""
+    marked = "config/"
+    sizes = {
+        name.removeprefix(marked): int(value)
+        for name, value in data.items()
+        if name.startswith(marked)
+    }
+    names = inspect.signature(transformers.BertConfig).parameters
+    config = {name: size for name, size in sizes.items() if name in names}
+    model = Text("minilm", config, patch=data["fit/x"].shape[-1])
+    leaves = {
+        "patch.weight": data["embedder/patch/kernel"].T,
+        "patch.bias": data["embedder/patch/bias"],
+        "norm.weight": data["embedder/norm/scale"],
+        "norm.bias": data["embedder/norm/bias"],
+        "head.weight": data["head/out/kernel"].T,
+        "head.bias": data["head/out/bias"],
+    }
+    layers = "body/encoder/layers"
+    for theirs, ours in _LAYER.items():
+        for layer in range(config["num_hidden_layers"]):
+            for end in ("weight", "bias"):
+                found = data[f"{layers}/{ours}/{_ends(ours)[end]}"][layer]
+                name = f"encoder.layer.{layer}.{theirs}.{end}"
+                leaves[name] = found.T if found.ndim == 2 else found
+    with torch.no_grad():
+        for name, leaf in leaves.items():
+            model.get_parameter(name).copy_(leaf)
+        model.position[: len(data["embedder/position"])] = data["embedder/position"]
+    return model
 
-    def epoch():
-        for _ in loader:
-            pass
 
-    measure.serve({"epoch": epoch})
+def _ends(ours: str) -> dict[str, str]:
+    return {"weight": "scale" if ours.endswith("norm") else "kernel", "bias": "bias"}
+
+
+def _optimiser(groups: Mapping[float, Any], decay: float, rates) -> Callable:
+    """AdamW with gradients clipped to norm 1; kernels alone decay.
+
+    Args:
+      groups: factor of the learning rate to leaves.
+      decay: of the weights.
+      rates: learning rate of each step.
+    """
+    made = []
+    for factor, leaves in groups.items():
+        for is_kernel in (True, False):
+            some = [leaf for leaf in leaves if (leaf.ndim == 2) == is_kernel]
+            rate = {"factor": factor, "weight_decay": decay if is_kernel else 0.0}
+            made.append({"params": some, **rate})
+    optimiser = torch.optim.AdamW(made, lr=1.0)
+    every = [leaf for leaves in groups.values() for leaf in leaves]
+
+    def take(step, loss):
+        for group in optimiser.param_groups:
+            group["lr"] = group["factor"] * float(rates[step])
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(every, 1.0)
+        optimiser.step()
+
+    return take
+
+
+def serve_pipeline(shapes: Mapping[str, tuple[int, ...]], batch_size: int) -> None:
+    """Serve `epoch`: all batches of a shuffling DataLoader over arrays, once."""
+    data = torch.utils.data.TensorDataset(*map(torch.randn, shapes.values()))
+    loader = torch.utils.data.DataLoader(data, batch_size, shuffle=True, drop_last=True)
+    measure.serve({"epoch": lambda: sum(1 for _ in loader)})
 
 
 def serve_checkpoint(num: int, leaves: int, folder: str) -> None:

@@ -1,4 +1,4 @@
-"""Products, LayerNorm, attention and GELU with gradients of their own, for float32 and bfloat16.
+"""Products, LayerNorm, attention and GELU with gradients written out.
 
 They compute what their plain forms compute. The gradients are written out for two
 reasons, both measured (`docs/performance.md`): every product, those of the backward
