@@ -53,7 +53,9 @@ def darcy16(
         cache = _cache_without_programs(pathlib.Path(folder))
         module = [sys.executable, "-m", "recraft_jax.main", f"--config={config}"]
         command = [*module, f"--config.assets.cache={cache}"]
-        _run(name, [*command, f"--workdir={folder}/prepare"])  # downloads, stage 0
+        short = ["--config.stage1.num_steps=1", "--config.stage2.num_epochs=1"]
+        # Downloads, stage 0 and simple baselines.
+        _run(name, [*command, *short, f"--workdir={folder}/prepare"])
         for program in (cache / "xla").iterdir():
             program.unlink()
         cold, _ = measure.timed(lambda: _run(name, [*command, f"--workdir={folder}/a"]))
@@ -83,11 +85,15 @@ def darcy16(
     notes = [
         f"{name}: the default job, stage 0 in the cache, nothing compiled before; with "
         f"compiled programs {warm:.1f} s",
-        f"  ours: test {results[0]['test']['best_val']:.4f}; "
+        f"  ours: test {results[0]['test']['best_val']:.4f}, "
+        f"fa {results[0]['align']['fa_val_after']:.4f}, "
+        f"fld {results[0]['align']['fld_val_after']:.4f}; "
         + _listed(results[0]["seconds"]),
     ]
     if found:
-        notes.append(f"  torch: test {found.pop('test'):.4f}; {_listed(found)}")
+        scores = ("test", "fa", "fld")
+        shown = ", ".join(f"{score} {found.pop(score):.4f}" for score in scores)
+        notes.append(f"  torch: {shown}; {_listed(found)}")
     return [row], notes
 
 
@@ -108,9 +114,9 @@ def dump(flags: list[str], path: str) -> None:
             "omega": config.fa.omega,
             "fld_weight": config.fld.weight,
             "epsilon": float(_epsilon(parts)),
-            "new_lr_factor": config.stage1.optim.new_lr_factor,
             "weight_decay": config.stage2.optim.weight_decay,
             "epoch_steps": parts.epoch_steps,
+            "save_steps": config.checkpoint.every_steps,
             "num_classes": target.num_classes,
         }
     scale = tasks.fit_scale(target.task.splits["train"]["y"], config.data.scale_y)
@@ -125,9 +131,11 @@ def dump(flags: list[str], path: str) -> None:
         for key in batches[0]:
             arrays[f"{phase.name}/{key}"] = np.stack([batch[key] for batch in batches])
         schedule = optim.schedule(phase.optim, phase.num_steps)
+        arrays[f"{phase.name}/factor"] = phase.optim.new_lr_factor
         arrays[f"{phase.name}/rates"] = jax.vmap(schedule)(jnp.arange(phase.num_steps))
-    for split in ("val", "test"):
-        arrays |= {f"{split}/{k}": v for k, v in target.inputs[split].items()}
+    for split, found in target.inputs.items():
+        arrays |= {f"{split}/{k}": v for k, v in found.items()}
+        arrays[f"{split}/label"] = target.labels[split]
     for key in [key for key in arrays if key.endswith(("/x", "/y"))]:
         arrays[key] = _tokens(np.asarray(arrays[key]), config.embedder.patch)
     writer.write_npz(

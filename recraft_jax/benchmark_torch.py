@@ -167,18 +167,21 @@ def report(path: str) -> None:
 def job(path: str) -> dict[str, float]:
     """Run stages 1 and 2 of a job that `benchmark_jobs.dump` wrote.
 
-    The same batches, losses, learning rates and numbers of steps. FA is GeomLoss's
-    divergence at the same epsilon. The epoch with the best validation score is kept.
+    The same batches, losses, learning rates and numbers of steps; FA and FLD of
+    training and validation split are measured before and after stage 1; the epoch with
+    the best validation score is kept; checkpoints are as frequent. FA is GeomLoss's
+    divergence at the same epsilon.
 
     Returns:
-      The `test` score, and seconds of `load`, `align` and `fit` (evaluation included).
+      The `test` score, `fa` and `fld` (validation, after stage 1), and seconds of
+      `load`, `align`, `measure` and `fit` (evaluation and checkpoints included).
     """
     start = time.perf_counter()
     with np.load(path) as file:
         data = {name: torch.from_numpy(file[name]) for name in file.files}
     model = _restored(data)
     embedder = [*model.patch.parameters(), *model.norm.parameters(), model.position]
-    factor, decay = float(data["new_lr_factor"]), float(data["weight_decay"])
+    decay = float(data["weight_decay"])
     loaded = time.perf_counter()
 
     # ------------------------------------------------------------------------ stage 1
@@ -188,19 +191,38 @@ def job(path: str) -> dict[str, float]:
     source = data["source/features"]
     uniform = torch.full((len(source),), 1 / len(source))
     targets = torch.eye(int(data["num_classes"]))
-    model.encoder.requires_grad_(False)
-    take = _optimiser({factor: embedder}, decay, data["align/rates"])
-    for step, (x, label, weight) in enumerate(
-        zip(data["align/x"], data["align/label"], data["align/weight"], strict=True)
-    ):
+    measuring = 0.0
+
+    def terms(x, label, weight):
         _, tokens, hidden = model(x)
         logits = hidden.mean(1) @ data["source/head/kernel"] + data["source/head/bias"]
         weight = weight / weight.sum()
         fa = sinkhorn(uniform, source, weight, tokens.mean(1))
-        fld = distortion(logits.log_softmax(1), targets[label], weight)
+        return fa, distortion(logits.log_softmax(1), targets[label], weight)
+
+    def whole():
+        nonlocal measuring
+        begin, found = time.perf_counter(), {}
+        with torch.no_grad():
+            for split in ("train", "val"):
+                x, label = data[f"{split}/x"], data[f"{split}/label"]
+                found[split] = terms(x, label, torch.ones(len(x)))
+        measuring += time.perf_counter() - begin
+        return found
+
+    whole()
+    begin = time.perf_counter()
+    model.encoder.requires_grad_(False)
+    factor = float(data["align/factor"])
+    take = _optimiser({factor: embedder}, decay, data["align/rates"])
+    for step, batch in enumerate(
+        zip(data["align/x"], data["align/label"], data["align/weight"], strict=True)
+    ):
+        fa, fld = terms(*batch)
         take(step, data["omega"] * fa + data["fld_weight"] * fld)
     model.encoder.requires_grad_(True)
     aligned = time.perf_counter()
+    after = whole()["val"]
 
     # ------------------------------------------------------------------------ stage 2
     def score(x, y):
@@ -208,11 +230,13 @@ def job(path: str) -> dict[str, float]:
         return (error.norm(dim=1) / y.flatten(1).norm(dim=1)).mean()
 
     new = [*embedder, *model.head.parameters()]
-    groups = {1.0: list(model.encoder.parameters()), factor: new}
+    groups = {1.0: list(model.encoder.parameters()), float(data["fit/factor"]): new}
     take = _optimiser(groups, decay, data["fit/rates"])
-    best, kept = math.inf, None
+    best, kept, fitting = math.inf, None, time.perf_counter()
     for step, (x, y) in enumerate(zip(data["fit/x"], data["fit/y"], strict=True)):
         take(step, score(x, y))
+        if (step + 1) % int(data["save_steps"]) == 0 or step + 1 == len(data["fit/x"]):
+            torch.save([model.state_dict(), take.optimiser.state_dict()], f"{path}.pt")
         if (step + 1) % int(data["epoch_steps"]) == 0:
             with torch.no_grad():
                 value = float(score(data["val/x"], data["val/y"]))
@@ -224,9 +248,12 @@ def job(path: str) -> dict[str, float]:
         test = float(score(data["test/x"], data["test/y"]))
     return {
         "test": test,
+        "fa": float(after[0]),
+        "fld": float(after[1]),
         "load": loaded - start,
-        "align": aligned - loaded,
-        "fit": time.perf_counter() - aligned,
+        "align": aligned - begin,
+        "measure": measuring,
+        "fit": time.perf_counter() - fitting,
     }
 
 
@@ -292,6 +319,7 @@ def _optimiser(groups: Mapping[float, Any], decay: float, rates) -> Callable:
         torch.nn.utils.clip_grad_norm_(every, 1.0)
         optimiser.step()
 
+    take.optimiser = optimiser
     return take
 
 

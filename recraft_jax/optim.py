@@ -75,7 +75,8 @@ def make(
     direction = DIRECTIONS[section.name](section)
     order = [direction, decay] if section.name == "adamw" else [decay, direction]
     clip = [optax.clip_by_global_norm(section.clip)] if section.clip > 0 else []
-    rates = jax.vmap(schedule(section, num_steps))(jnp.arange(num_steps))
+    # One program, not one for each operation.
+    rates = jax.jit(jax.vmap(schedule(section, num_steps)))(jnp.arange(num_steps))
     rate = _follow(np.asarray(rates))
     return optax.chain(*clip, *order, _scale_new(section.new_lr_factor), rate)
 

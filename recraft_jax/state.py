@@ -49,6 +49,6 @@ def start_phase(
         step=jnp.asarray(step, jnp.int32),
         params=dict(params),
         stats=dict(stats),
-        opt_state=tx.init(train),
+        opt_state=jax.jit(tx.init)(train),
         key=jax.random.key(seed),
     )
