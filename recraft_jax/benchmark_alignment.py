@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from recraft_jax import measure
+from recraft_jax import measure, memory
 from recraft_jax.losses import ot
 
 _COSTS = {1: "|x - y|", 2: "1/2 |x - y|^2"}
@@ -141,6 +141,28 @@ def alignment(
                 "times ours"
             )
     return [row], notes
+
+
+def serve(num: int, num_target: int, width: int) -> None:
+    """Serve `step`, FA and its gradient, and `facts` of it for `measure.worker`.
+
+    The cost is |x - y|, epsilon the default, the source's self term a constant.
+    """
+    memory.use_huge_pages()  # as `main` does
+    jnp.zeros(1).block_until_ready()  # starts the backend
+    baseline = measure.peak_bytes()
+    x = jnp.asarray(features(num, width, seed=0))
+    y = jnp.asarray(features(num_target, width, seed=1, shift=0.3))
+    epsilon = 0.2  # about the default at 5,000 points, alike for all
+    fn = functools.partial(
+        value_and_grad, power=1, epsilon=epsilon, self_x=0.0, threshold=1e-3
+    )
+    call = measure.caller(fn, x, y, warm_up=False)
+
+    def facts():
+        return {"peak_bytes": measure.peak_bytes(), "baseline": baseline}
+
+    measure.serve({"step": lambda: call() and None, "facts": facts})
 
 
 def blocks(

@@ -10,11 +10,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recraft_jax import benchmark, errors, measure
+from recraft_jax import (
+    benchmark,
+    benchmark_alignment,
+    benchmark_bodies,
+    benchmark_jobs,
+    errors,
+    measure,
+)
 from recraft_jax.losses import ot
 
 SIZES = 12, 8, 5
-FA = functools.partial(benchmark.alignment, power=2, epsilon=0.5, tokens=1, sizes=SIZES)
+TINY = {
+    "vocab_size": 4,
+    "max_position_embeddings": 8,
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "intermediate_size": 8,
+}
+FA = functools.partial(
+    benchmark_alignment.alignment, power=2, epsilon=0.5, tokens=1, sizes=SIZES
+)
 
 
 @pytest.fixture
@@ -29,7 +46,7 @@ def fake_peer(monkeypatch):
     """Stands in for GeomLoss: exact, slow to a known degree, with a known error."""
 
     def setup(x, y, power, epsilon, scaling):
-        (value, _), grad = benchmark.value_and_grad(
+        (value, _), grad = benchmark_alignment.value_and_grad(
             x, y, power=power, epsilon=epsilon, self_x=None, threshold=1e-5
         )
         return {
@@ -40,13 +57,13 @@ def fake_peer(monkeypatch):
             "error": 1e-4 / scaling,
         }
 
-    monkeypatch.setattr(benchmark, "_geomloss", setup)
+    monkeypatch.setattr(benchmark_alignment, "_geomloss", setup)
 
 
 def clouds():
     n, m, d = SIZES
-    x = benchmark.features(n, d, seed=0)
-    y = benchmark.features(m, d, seed=1, shift=0.3)
+    x = benchmark_alignment.features(n, d, seed=0)
+    y = benchmark_alignment.features(m, d, seed=1, shift=0.3)
     return jnp.asarray(x), jnp.asarray(y)
 
 
@@ -56,7 +73,7 @@ class TestValueAndGrad:
         x, y = clouds()
 
         def step(y):
-            (value, info), grad = benchmark.value_and_grad(
+            (value, info), grad = benchmark_alignment.value_and_grad(
                 x, y, power=power, epsilon=0.5, self_x=0.25, threshold=1e-5
             )
             assert info["converged"]
@@ -70,11 +87,13 @@ class TestValueAndGrad:
         np.testing.assert_allclose(jnp.sum(grad * move), slope, rtol=1e-2, atol=1e-5)
 
     def test_features(self):
-        x = benchmark.features(50, 64, seed=0, tokens=4)
+        x = benchmark_alignment.features(50, 64, seed=0, tokens=4)
         np.testing.assert_allclose(x.mean(1), 0, atol=1e-6)
         np.testing.assert_allclose(x.std(1), 0.5, rtol=1e-5)
-        np.testing.assert_array_equal(x, benchmark.features(50, 64, seed=0, tokens=4))
-        assert np.any(x != benchmark.features(50, 64, seed=1, tokens=4))
+        np.testing.assert_array_equal(
+            x, benchmark_alignment.features(50, 64, seed=0, tokens=4)
+        )
+        assert np.any(x != benchmark_alignment.features(50, 64, seed=1, tokens=4))
 
 
 class TestMeasure:
@@ -96,6 +115,21 @@ class TestMeasure:
         g[0] += np.log(2)
         error = measure.marginal_error(f, g, cost, 1.0)
         np.testing.assert_allclose(error, 1 / len(y), rtol=1e-6)
+
+    def test_workers_take_turns(self):
+        call = "measure.serve({'a': lambda: 1, 'b': lambda: print('x') or [2]})"
+        with measure.worker("one", "measure", call) as ask:
+            assert [ask(name)[1] for name in "aba"] == [1, [2], 1]
+            (seconds,) = measure.take_turns([ask], "a", 1)
+            assert 0 < seconds < 1
+
+    def test_a_worker_that_fails(self):
+        with pytest.raises(errors.RunError, match="one: .* ZeroDivisionError"):
+            with measure.worker("one", "measure", "1 / 0") as ask:
+                ask("a")
+        with pytest.raises(errors.RunError, match="KeyError: 'b'"):
+            with measure.worker("one", "measure", "measure.serve({})") as ask:
+                ask("b")
 
     def test_compile_seconds_restores_the_cache(self, tmp_path):
         before = jax.config.jax_compilation_cache_dir
@@ -120,7 +154,7 @@ class TestRows:
         epsilon = float(ot.wasserstein1(*clouds())[1]["epsilon"])
         assert f"epsilon {epsilon:.4g} (the default)" in notes[0]
         assert not any("geomloss" in line for line in notes)
-        assert tuple(row) == benchmark.FIELDS
+        assert tuple(row) == measure.FIELDS
         assert row["name"] == "fa" and row["dtype"] == "float32"
         for name in ("peer", "peer_seconds", "ratio", "peak_bytes"):
             assert row[name] is None
@@ -128,7 +162,7 @@ class TestRows:
             assert row[name] > 0
 
     def test_ratio_and_threshold(self, fake_peer):
-        row, notes = FA("fa", repeats=1)
+        (row,), notes = FA("fa", repeats=1)
         assert row["peer"] == "geomloss"
         assert row["ratio"] == row["seconds"] / row["peer_seconds"]
         assert "(threshold 1.1e-04)" in notes[1]  # the finer of the two scalings
@@ -137,41 +171,45 @@ class TestRows:
         assert max(gaps) < 1e-2
 
     def test_blocks_in_a_process_of_their_own(self):
-        row, notes = benchmark.blocks("fa_blocks", repeats=1, sizes=SIZES)
-        assert tuple(row) == benchmark.FIELDS
+        (row,), notes = benchmark_alignment.blocks("fa_blocks", repeats=1, sizes=SIZES)
+        assert tuple(row) == measure.FIELDS
         assert row["peak_bytes"] > 50e6 and row["seconds"] > 0
         assert row["peer"] is None and row["ratio"] is None
         assert "12 x 8 x 5" in notes[0]
 
-    def test_backbone_in_a_process_of_its_own(self):
-        config = {
-            "vocab_size": 4,
-            "max_position_embeddings": 8,
-            "hidden_size": 8,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 1,
-            "intermediate_size": 8,
-        }
-        row, notes = benchmark.backbone(
-            "roberta_base",
-            repeats=1,
-            config=config,
-            sizes={"x_shape": (8, 1), "patch": 2, "batch_size": 2},
+    @pytest.mark.parametrize("work", ["train", "fld", "predict"])
+    def test_bodies(self, no_peer, work):
+        sizes = {"x_shape": (8, 1), "patch": 2, "batch_size": 12}
+        rows, notes = benchmark_bodies.piece(
+            "one", repeats=1, body="roberta_base", work=work, sizes=sizes, config=TINY
         )
-        assert tuple(row) == benchmark.FIELDS
-        assert row["peak_bytes"] > 50e6 and row["compile_cold"] > row["compile_warm"]
-        assert "roberta_base: training step" in notes[0]
+        assert [row["dtype"] for row in rows] == ["float32", "bfloat16"]
+        for row in rows:
+            assert tuple(row) == measure.FIELDS
+            assert row["compile_cold"] > row["compile_warm"] > 0
+            assert row["peak_bytes"] > 50e6 and row["flops_share"] > 0
+            assert row["peer"] is None and row["ratio"] is None
+        # 4 tokens of 2 values to width 8, its norm and positions; one layer; the head.
+        embedder = (2 * 8 + 8) + 2 * 8 + 4 * 8
+        layer = 6 * (8 * 8 + 8) + 2 * 2 * 8
+        head = 8 * 2 + 2
+        moved = {"fld": embedder}.get(work, embedder + layer + head)
+        assert f"{work} of embedder, body and head, {moved:,} values" in notes[0]
+
+    def test_checkpoint_and_pipeline(self, no_peer):
+        (row,), notes = benchmark_jobs.checkpoint("one", repeats=1, num=1000)
+        assert row["seconds"] > 0 and "1,000 values" in notes[0]
 
     def test_blocks_that_fail(self):
         with pytest.raises(errors.RunError, match="fa_blocks"):
-            benchmark.blocks("fa_blocks", repeats=1, sizes=(0, 8, 5))
+            benchmark_alignment.blocks("fa_blocks", repeats=1, sizes=(0, 8, 5))
 
 
 class TestCommand:
     def test_writes_and_prints(self, no_peer, tmp_path, capsys):
         def piece(name, repeats):
-            row = dict.fromkeys(benchmark.FIELDS) | {"name": name, "seconds": repeats}
-            return row, [f"what {name} compared"]
+            row = measure.row(name, seconds=repeats)
+            return [row], [f"what {name} compared"]
 
         path = tmp_path / "out.json"
         argv = [f"--out={path}", "--only=one,two", "--repeats=2"]
