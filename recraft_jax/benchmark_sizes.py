@@ -145,7 +145,6 @@ def draw(rows: Sequence[dict[str, Any]]) -> figure.Figure:
             ax.minorticks_off()
             if column == 0:
                 ax.set_ylabel(label)
-    fig.tight_layout()
     return fig
 
 
