@@ -27,7 +27,7 @@ import rich.box
 import rich.console
 import rich.table
 from jaxtyping import Float
-from matplotlib import figure
+from matplotlib import figure, ticker
 
 from recraft_jax import benchmark_bodies, cli, errors, measure, plots, writer
 
@@ -142,6 +142,8 @@ def draw(rows: Sequence[dict[str, Any]]) -> figure.Figure:
             ax.set_title(f"size$^{{{law.exponent:.2f} \\pm {law.error:.2f}}}$")
             ax.set_xlabel(SWEEPS[name].what if name in SWEEPS else name)
             ax.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
+            ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
             ax.minorticks_off()
             if column == 0:
                 ax.set_ylabel(label)

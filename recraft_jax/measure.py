@@ -32,6 +32,7 @@ Row = dict[str, Any]
 
 _PER_TURN = 3  # ours may be so much faster that one call per turn is mostly noise
 _ROOF_SIZE = 2048
+_COUNTED = 2  # calls of a turn, after one to warm up
 _PAUSE = 0.5  # seconds between turns: idle threads of the other spin for a while
 _MARK = "@measured "  # before an answer, among whatever else is printed
 
@@ -210,14 +211,18 @@ def worker(name: str, module: str, call: str) -> Iterator[Callable[[str], Any]]:
 def take_turns(
     workers: Sequence[Callable[[str], Any]], action: str, turns: int
 ) -> list[float]:
-    """Take the median seconds of an action of each worker, called in turns."""
-    times = []
-    for _ in range(turns + 1):  # the first call warms up
-        times.append([])
-        for ask in workers:
+    """Take the median seconds of an action of each worker, called in turns.
+
+    A turn is a call that does not count and two that do: after idling for seconds the
+    first is up to half slower, which no call within a run is.
+    """
+    times = [[] for _ in workers]
+    for _ in range(turns):
+        for ask, found in zip(workers, times, strict=True):
             time.sleep(_PAUSE)
-            times[-1].append(ask(action)[0])
-    return [statistics.median(found) for found in zip(*times[1:], strict=True)]
+            ask(action)
+            found += [ask(action)[0] for _ in range(_COUNTED)]
+    return [statistics.median(found) for found in times]
 
 
 def pair_costs(
