@@ -120,8 +120,21 @@ class TestMeasure:
         call = "measure.serve({'a': lambda: 1, 'b': lambda: print('x') or [2]})"
         with measure.worker("one", "measure", call) as ask:
             assert [ask(name)[1] for name in "aba"] == [1, [2], 1]
-            (seconds,) = measure.take_turns([ask], "a", 1)
-            assert 0 < seconds < 1
+
+    def test_first_call_of_a_turn_does_not_count(self):
+        asked = []
+
+        def worker(name, first):
+            def ask(action):
+                asked.append(name)
+                is_first = asked[-2:-1] != [name]
+                return (first if is_first else 1.0), None
+
+            return ask
+
+        found = measure.take_turns([worker("a", 9.0), worker("b", 7.0)], "step", 2)
+        assert found == [1.0, 1.0]
+        assert asked == (["a"] * 3 + ["b"] * 3) * 2
 
     def test_a_worker_that_fails(self):
         with pytest.raises(errors.RunError, match="one: .* ZeroDivisionError"):
