@@ -209,9 +209,22 @@ class TestRows:
         moved = {"fld": embedder}.get(work, embedder + layer + head)
         assert f"{work} of embedder, body and head, {moved:,} values" in notes[0]
 
-    def test_checkpoint_and_pipeline(self, no_peer):
+    def test_checkpoint(self, no_peer):
         (row,), notes = benchmark_jobs.checkpoint("one", repeats=1, num=1000)
         assert row["seconds"] > 0 and "1,000 values" in notes[0]
+
+    def test_pipeline(self):
+        config = TINY | {"max_position_embeddings": 16}
+        call = f"benchmark_jobs.serve_pipeline('minilm', {config!r}, 2)"
+        with measure.worker("one", "benchmark_jobs", call) as ask:
+            assert ask("epoch")[0] > 0
+            assert 0 < ask("waiting")[1] < 1
+
+    def test_fields_as_tokens(self):
+        fields = np.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4, 1)
+        tokens = benchmark_jobs._tokens(fields, 2)
+        assert tokens.shape == (2, 3, 4, 4)
+        np.testing.assert_array_equal(tokens[1, 2, 1], fields[1, 2, :2, 2:, 0].ravel())
 
     def test_blocks_that_fail(self):
         with pytest.raises(errors.RunError, match="fa_blocks"):
