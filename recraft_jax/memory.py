@@ -16,9 +16,9 @@ def use_huge_pages() -> None:
     """Start this command anew, once, with a C library that asks for large pages.
 
     A training step on CPU takes its temporaries as a whole and gives them back at the
-    end; Linux hands them out page by page, zeroed: 190,000 page faults in a step of
-    RoBERTa-base, a sixth of its time. With pages of 2 MiB that is gone, and results do
-    not change. The C library reads its settings only when a process starts, which is
+    end; Linux hands them out page by page, zeroed: 187,000 page faults in a gradient of
+    RoBERTa-base, a seventh of its time. With pages of 2 MiB that is gone, and results
+    do not change. The C library reads its settings only when a process starts, which is
     why this starts it again; call it before slow imports. It does nothing where it
     cannot help, or where the user has chosen.
     """
