@@ -38,7 +38,6 @@ from recraft_jax import (
     benchmark_bodies,
     benchmark_jobs,
     cli,
-    errors,
     measure,
     writer,
 )
@@ -118,16 +117,9 @@ def _parse(argv: Sequence[str], allowed: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(allowed), help="NAME,NAME...")
     parser.add_argument("--repeats", default="5")
     given = parser.parse_args(argv)
-    given.only = given.only.split(",")
-    for name in given.only:
-        if name not in allowed:
-            raise errors.InputError(f"--only={name}; allowed: {', '.join(allowed)}")
-    if not given.repeats.isdecimal() or int(given.repeats) < 1:
-        raise errors.InputError(f"--repeats={given.repeats}; allowed: 1, 2, ...")
-    if not given.out.parent.is_dir() or given.out.is_dir():
-        raise errors.InputError(
-            f"--out={given.out}; allowed: a file in a folder that exists"
-        )
+    given.only = cli.names("--only", given.only, allowed)
+    given.repeats = cli.count("--repeats", given.repeats)
+    cli.check_out(given.out)
     return given
 
 
@@ -136,7 +128,7 @@ def main(argv: Sequence[str], pieces: Mapping[str, Piece] = PIECES) -> int:
 
     def command(argv):
         given = _parse(argv, list(pieces))
-        rows, notes = run(given.only, int(given.repeats), pieces)
+        rows, notes = run(given.only, given.repeats, pieces)
         writer.write_json(given.out, rows)
         show(rows, notes)
 

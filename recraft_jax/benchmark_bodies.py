@@ -11,7 +11,6 @@ neither the compiler nor the memory looks at them. Three works:
 `benchmark_torch.py` does the same in PyTorch.
 """
 
-import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -242,11 +241,7 @@ def piece(
         calls = {"benchmark_bodies": f"benchmark_bodies.serve({given})"}
         if measure.peer_versions():
             calls["benchmark_torch"] = f"benchmark_torch.serve({given})"
-        with contextlib.ExitStack() as stack:
-            asks = [
-                stack.enter_context(measure.worker(name, module, call))
-                for module, call in calls.items()
-            ]
+        with measure.workers(name, calls) as asks:
             seconds, *peer_seconds = measure.take_turns(asks, "step", repeats)
             found, *peer_found = [ask("facts")[1] for ask in asks]
         rows.append(

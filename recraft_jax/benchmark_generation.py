@@ -135,10 +135,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             f"--repeats={given.repeats} --nx={given.nx}; allowed: 1 or more, and 0 or "
             "more"
         )
-    if not given.out.parent.is_dir() or given.out.is_dir():
-        raise errors.InputError(
-            f"--out={given.out}; allowed: a file in a folder that exists"
-        )
+    cli.check_out(given.out)
     return given
 
 

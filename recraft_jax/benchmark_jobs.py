@@ -1,6 +1,5 @@
 """Benchmark of whole pieces: the default job, the input pipeline, checkpoints."""
 
-import contextlib
 import json
 import pathlib
 import subprocess
@@ -168,11 +167,7 @@ def pipeline(name: str, *, repeats: int) -> tuple[list[measure.Row], list[str]]:
         calls["benchmark_torch"] = (
             f"benchmark_torch.serve_pipeline({ARRAYS!r}, {BATCH})"
         )
-    with contextlib.ExitStack() as stack:
-        asks = [
-            stack.enter_context(measure.worker(name, module, call))
-            for module, call in calls.items()
-        ]
+    with measure.workers(name, calls) as asks:
         seconds, *peer_seconds = measure.take_turns(asks, "epoch", repeats)
         waiting = asks[0]("waiting")[1]
     num = ARRAYS["x"][0]
@@ -243,11 +238,7 @@ def checkpoint(
             calls[module] = (
                 f"{module}.serve_checkpoint({num}, {NUM_LEAVES}, {theirs!r})"
             )
-        with contextlib.ExitStack() as stack:
-            asks = [
-                stack.enter_context(measure.worker(name, module, call))
-                for module, call in calls.items()
-            ]
+        with measure.workers(name, calls) as asks:
             save, restore = (
                 measure.take_turns(asks, action, repeats)
                 for action in ("save", "restore")

@@ -29,7 +29,7 @@ import rich.box
 import rich.console
 import rich.table
 
-from recraft_jax import benchmark_bodies, cli, errors, measure, program, steps, writer
+from recraft_jax import benchmark_bodies, cli, measure, program, steps, writer
 from recraft_jax import mesh as meshes
 
 UTILISATION = 0.4  # share of the peak that products reach; of large transformers
@@ -165,24 +165,14 @@ def _command(argv: Sequence[str]) -> None:
     parser.add_argument("--per-device", default="16", help="samples of one device")
     parser.add_argument("--out", type=pathlib.Path, default="benchmark_scaling.json")
     given = parser.parse_args(argv)
-    bodies = given.body.split(",")
-    for name in bodies:
-        if name not in BODIES:
-            raise errors.InputError(f"--body={name}; allowed: {', '.join(BODIES)}")
-    counts = given.devices.split(",")
-    for name, value in (
-        *(("devices", n) for n in counts),
-        ("per-device", given.per_device),
-    ):
-        if not value.isdecimal() or int(value) < 1:
-            raise errors.InputError(f"--{name}={value}; allowed: 1, 2, ...")
-    if not given.out.parent.is_dir() or given.out.is_dir():
-        raise errors.InputError(f"--out={given.out}; allowed: a file in a folder")
-    counts = [int(n) for n in counts]
+    bodies = cli.names("--body", given.body, BODIES)
+    counts = [cli.count("--devices", value) for value in given.devices.split(",")]
+    per_device = cli.count("--per-device", given.per_device)
+    cli.check_out(given.out)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(counts))
     rows = [
-        count(name, n, int(given.per_device), fsdp=fsdp)
+        count(name, n, per_device, fsdp=fsdp)
         for name in bodies
         for n in counts
         for fsdp in ((False, True) if n > 1 else (False,))

@@ -29,7 +29,7 @@ import rich.table
 from jaxtyping import Float
 from matplotlib import figure, ticker
 
-from recraft_jax import benchmark_bodies, cli, errors, measure, plots, writer
+from recraft_jax import benchmark_bodies, cli, measure, plots, writer
 
 BODY = "roberta_base"
 _WIDTH = 24  # points of a token
@@ -174,14 +174,9 @@ def _parse(argv: Sequence[str], allowed: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=pathlib.Path, default="benchmark_sizes.json")
     parser.add_argument("--figure", type=pathlib.Path)
     given = parser.parse_args(argv)
-    given.only = given.only.split(",")
-    for name in given.only:
-        if name not in allowed:
-            raise errors.InputError(f"--only={name}; allowed: {', '.join(allowed)}")
-    if not given.repeats.isdecimal() or int(given.repeats) < 1:
-        raise errors.InputError(f"--repeats={given.repeats}; allowed: 1, 2, ...")
-    if not given.out.parent.is_dir() or given.out.is_dir():
-        raise errors.InputError(f"--out={given.out}; allowed: a file in a folder")
+    given.only = cli.names("--only", given.only, allowed)
+    given.repeats = cli.count("--repeats", given.repeats)
+    cli.check_out(given.out)
     if given.figure:
         plots.check_path(given.figure)
     return given
@@ -194,7 +189,7 @@ def main(argv: Sequence[str], sweeps: Mapping[str, Sweep] = SWEEPS) -> int:
         given = _parse(argv, list(sweeps))
         rows = []
         for name in given.only:
-            rows += run(name, sweeps[name], int(given.repeats))
+            rows += run(name, sweeps[name], given.repeats)
             writer.write_json(given.out, rows)  # the next may take long
         show(rows)
         if given.figure:

@@ -1,6 +1,7 @@
 """What the commands other than `main` share: arguments, and bad input as one line."""
 
 import argparse
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -25,6 +26,30 @@ class Parser(argparse.ArgumentParser):
         names = [action.option_strings or [action.dest] for action in self._actions]
         allowed = ", ".join(options[-1] for options in names)
         raise errors.InputError(f"{message}; allowed: {allowed}")
+
+
+def names(option: str, value: str, allowed: Sequence[str]) -> list[str]:
+    """Split `NAME,NAME...`, or refuse the first name that is not allowed."""
+    given = value.split(",")
+    for name in given:
+        if name not in allowed:
+            raise errors.InputError(f"{option}={name}; allowed: {', '.join(allowed)}")
+    return given
+
+
+def count(option: str, value: str) -> int:
+    """Read a whole number from 1 up."""
+    if not value.isdecimal() or int(value) < 1:
+        raise errors.InputError(f"{option}={value}; allowed: 1, 2, ...")
+    return int(value)
+
+
+def check_out(path: pathlib.Path) -> None:
+    """Refuse `--out` before the work is done, if no file can be there."""
+    if not path.parent.is_dir() or path.is_dir():
+        raise errors.InputError(
+            f"--out={path}; allowed: a file in a folder that exists"
+        )
 
 
 def run(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:

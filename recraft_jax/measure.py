@@ -208,6 +208,16 @@ def worker(name: str, module: str, call: str) -> Iterator[Callable[[str], Any]]:
             process.stdout.close()
 
 
+@contextlib.contextmanager
+def workers(name: str, calls: Mapping[str, str]) -> Iterator[list[Callable]]:
+    """Start a `worker` for each module and call, for `take_turns`."""
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(worker(name, module, call))
+            for module, call in calls.items()
+        ]
+
+
 def take_turns(
     workers: Sequence[Callable[[str], Any]], action: str, turns: int
 ) -> list[float]:
