@@ -192,6 +192,7 @@ def base(choice: dict) -> ml_collections.ConfigDict:
             "kind": "mi",  # mi, transport, entropy (D4) or negative_sets (D5)
             "weight": 1.0,
             "num_clusters": 10,
+            "raw_clusters": False,  # of targets as they are (T16)
             "momentum": 0.0,  # of the moving-average joint; 0 is none
             "transport_cost": "prototype",  # prototype, class or joint
             "transport_epsilon": 0.1,  # over the median cost

@@ -171,7 +171,7 @@ def make(
     mesh = meshes.make()
     with hosts.first_then_others("body"):
         body = build.body(config)
-    model = build.model(config, target.task, body)
+    model = build.model(config, target.signature, body)
     with watch.stage("source"):
         origin = build.origin(config, body, workdir)
     x = target.inputs["train"]["x"]

@@ -9,6 +9,7 @@ chosen on the validation split.
 """
 
 import contextlib
+import hashlib
 import json
 import pathlib
 import warnings
@@ -18,13 +19,14 @@ import numpy as np
 import sklearn.exceptions
 import sklearn.linear_model
 import threadpoolctl
-from jaxtyping import Float, Num
+from jaxtyping import Float
 
 from recraft_jax import metrics, writer
-from recraft_jax.data import tasks
+from recraft_jax.data import rows, tasks
 
 RIDGE_ALPHAS = np.logspace(-6, 6, 25)
 LOGISTIC_CS = np.logspace(-4, 2, 7)
+MAX_VALUES = 1 << 27  # of the training inputs, for what looks at all of them at once
 LOGISTIC_STEPS = 100  # weak penalties stop short of convergence and are no worse for it
 
 VERSION = 2  # of what is computed here: a new one leaves stored scores aside
@@ -40,7 +42,10 @@ def stored_scores(
       sha256: of its arrays.
       folder: where scores are kept, made if it is not there.
     """
-    path = folder / f"{task.kind}-{task.metric}-{sha256}-{VERSION}.json"
+    options = json.dumps(dict(task.metric_options), sort_keys=True)
+    switches = hashlib.sha256(options.encode()).hexdigest()[:8]
+    name = f"{task.kind}-{task.metric}-{switches}-{sha256}-{VERSION}.json"
+    path = folder / name
     with contextlib.suppress(OSError, ValueError):
         return json.loads(path.read_text())
     found = scores(task)
@@ -50,7 +55,11 @@ def stored_scores(
 
 
 def scores(task: tasks.Task) -> dict[str, float]:
-    """Score every baseline that applies on the test split, in the task's metric."""
+    """Score every baseline that applies on the test split, in the task's metric.
+
+    `nearest` and `linear` are left out where the training inputs have more than
+    `MAX_VALUES` values, and `linear` for fields that are judged in places only.
+    """
     train, test = task.splits["train"], task.splits["test"]
     linear = {
         "dense": _ridge,
@@ -65,33 +74,49 @@ def scores(task: tasks.Task) -> dict[str, float]:
         mean = test["x"].mean(space, keepdims=True, dtype=np.float64)
         pred = np.broadcast_to(mean, test["x"].shape).astype(np.float32)
         preds["input_mean"] = pred
-    preds["nearest"] = _nearest(task)
-    if task.kind != "classification" or len(np.unique(train["y"])) > 1:
-        preds["linear"] = linear[task.kind](task)
-    else:
-        preds["linear"] = preds["mean"]
-    return {name: score(task, pred, test["y"]) for name, pred in preds.items()}
+    if task.kind in linear and train["x"].size <= MAX_VALUES:
+        preds["nearest"] = _nearest(task)
+        if task.kind != "classification" or len(np.unique(train["y"])) > 1:
+            preds["linear"] = linear[task.kind](task)
+        else:
+            preds["linear"] = preds["mean"]
+    return {name: score(task, pred, "test") for name, pred in preds.items()}
 
 
-def score(
-    task: tasks.Task, pred: Float[np.ndarray, "n ..."], y: Num[np.ndarray, "n ..."]
-) -> float:
+def score(task: tasks.Task, pred: Float[np.ndarray, "n ..."], split: str) -> float:
     """Score predictions of a whole split in the task's metric."""
-    return metrics.score(metrics.METRICS[task.metric], pred, y)
+    metric = metrics.make(task.metric, task.metric_options)
+    arrays = task.splits[split]
+    return metrics.score(metric, pred, arrays["y"][:], arrays.get("group"))
 
 
 def _mean(task: tasks.Task, num: int) -> np.ndarray:
     y = task.splits["train"]["y"]
+    if task.kind in ("segmentation", "distance"):
+        return np.repeat(_judged_mean(task.kind, y)[None], num, axis=0)
     if task.kind in ("dense", "regression"):
         mean = y.mean(0, keepdims=True, dtype=np.float64).astype(np.float32)
         return np.repeat(mean, num, axis=0)
     if task.kind == "multilabel":
-        share = y.mean(0, keepdims=True, dtype=np.float64)
-        with np.errstate(divide="ignore"):  # constant labels get an infinite logit
-            logits = np.log(share) - np.log(1 - share)
-        return np.repeat(logits.astype(np.float32), num, axis=0)
+        logits = _log_odds(y.mean(0, keepdims=True, dtype=np.float64))
+        return np.repeat(logits, num, axis=0)
     counts = np.bincount(y, minlength=task.num_classes)
     return np.repeat(counts[None].astype(np.float32), num, axis=0)
+
+
+def _judged_mean(kind: str, y: np.ndarray | rows.Rows) -> np.ndarray:
+    """Mean of each point over the samples where it is judged; 0 where it never is."""
+    total, count = np.zeros(y.shape[1:]), np.zeros(y.shape[1:], int)
+    for block in rows.blocks(y):
+        total += np.where(block >= 0, block, 0).sum(0, dtype=np.float64)
+        count += (block >= 0).sum(0)
+    mean = total / np.maximum(count, 1)
+    return _log_odds(mean) if kind == "segmentation" else mean.astype(np.float32)
+
+
+def _log_odds(share: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):  # what is constant gets an infinite logit
+        return (np.log(share) - np.log(1 - share)).astype(np.float32)
 
 
 def _nearest(task: tasks.Task) -> np.ndarray:
@@ -174,9 +199,8 @@ def _chosen(
     predict: Callable[[float], Callable[[str], np.ndarray]],
 ) -> np.ndarray:
     """Predict the test split with the strength that has the best validation score."""
-    y = task.splits["val"]["y"]
     fits = [predict(strength) for strength in strengths]
-    return min(fits, key=lambda of: score(task, of("val"), y))("test")
+    return min(fits, key=lambda of: score(task, of("val"), "val"))("test")
 
 
 def _fitted(

@@ -6,6 +6,7 @@ import io
 import json
 import time
 import zipfile
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,14 +26,13 @@ from recraft_jax import (
     tree,
     writer,
 )
-from recraft_jax.data import pseudo_labels, tasks
+from recraft_jax.data import pseudo_labels, rows, tasks
 from recraft_jax.losses import task as task_losses
 from recraft_jax.methods import lipschitz, source
 from recraft_jax.models import body as bodies
 from recraft_jax.models import cross_modal, fno, pretrained, unet
 
 DENSE_LOSSES = {"relative_l2": task_losses.relative_l2, "rmse": task_losses.rmse}
-VALUES = ("dense", "regression")  # kinds of task whose targets have units
 SOURCE_VERSION = 1  # of what stage 0 computes: a new one leaves shared files aside
 RELEASED_BATCH = 4.0  # of the released Lipschitz step, whose gradients carry 1/4
 
@@ -42,6 +42,7 @@ class Target(NamedTuple):
 
     Attributes:
       task: arrays in their own units.
+      signature: what a predictor of it takes and gives.
       inputs: the same splits with `x` standardised by the training split.
       labels: class or cluster of each sample `[n]`, by split.
       num_classes: K_t of `labels`.
@@ -50,6 +51,7 @@ class Target(NamedTuple):
     """
 
     task: tasks.Task
+    signature: tasks.Signature
     inputs: dict[str, dict[str, np.ndarray]]
     labels: dict[str, np.ndarray]
     num_classes: int
@@ -64,12 +66,17 @@ def keep_compiled(config: ml_collections.ConfigDict) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def target(config: ml_collections.ConfigDict) -> Target:
-    """Load the task, standardise its inputs and label its targets."""
-    task = targets.load(config)
-    scale = tasks.fit_scale(task.splits["train"]["x"], config.data.scale_x)
+def target(config: ml_collections.ConfigDict, task: tasks.Task | None = None) -> Target:
+    """Standardise the inputs of a task and label its targets.
+
+    Args:
+      config: of the run.
+      task: None loads that of the config.
+    """
+    task = targets.load(config) if task is None else task
+    signature = tasks.sign(task, config.data.scale_x, config.data.scale_y)
     inputs = {
-        split: dict(arrays) | {"x": scale.apply(arrays["x"])}
+        split: dict(arrays) | {"x": _scaled(arrays["x"], signature.scale_x)}
         for split, arrays in task.splits.items()
     }
     values = {split: arrays["y"] for split, arrays in task.splits.items()}
@@ -78,20 +85,49 @@ def target(config: ml_collections.ConfigDict) -> Target:
         labels = {split: y.astype(np.int32) for split, y in values.items()}
     else:
         num_classes = config.fld.num_clusters
-        labels = pseudo_labels.fit(values, num_classes, config.data.split_seed)
-    loss = {
-        "classification": task_losses.cross_entropy,
-        "regression": functools.partial(
-            task_losses.mean_squared_error,
-            scale=tasks.fit_scale(values["train"], "channel").std,
-        ),
-        "dense": DENSE_LOSSES[config.data.loss],
-        "multilabel": functools.partial(
-            task_losses.binary_cross_entropy, pos_weight=config.data.pos_weight
-        ),
-    }[task.kind]
-    metric = metrics.METRICS[task.metric]
-    return Target(task, inputs, labels, num_classes, metric, loss)
+        labels = pseudo_labels.fit(
+            values,
+            num_classes,
+            config.seed if config.fld.raw_clusters else config.data.split_seed,
+            is_raw=config.fld.raw_clusters,
+        )
+    metric = metrics.make(task.metric, task.metric_options)
+    loss = _loss(config, task)
+    return Target(task, signature, inputs, labels, num_classes, metric, loss)
+
+
+def augment(target: Target) -> Callable | None:
+    """What the task does to training inputs, for inputs that are standardised."""
+    change, scale = target.task.augment, target.signature.scale_x
+    if change is None:
+        return None
+    return lambda x, seeds: scale.apply(change(scale.invert(x), seeds))
+
+
+def _scaled(x, scale: tasks.Scale):
+    return x.map(scale.apply) if isinstance(x, rows.Rows) else scale.apply(x)
+
+
+def _loss(config: ml_collections.ConfigDict, task: tasks.Task) -> Callable:
+    """Return `(pred, y) -> [b]`."""
+    data = config.data
+    if task.kind == "classification":
+        return task_losses.cross_entropy
+    if task.kind == "regression":
+        std = tasks.fit_scale(task.splits["train"]["y"], "channel").std
+        return functools.partial(task_losses.mean_squared_error, scale=std)
+    if task.kind == "dense":
+        return DENSE_LOSSES[data.loss]
+    if task.kind == "distance":
+        return task_losses.judged_squared_error
+    if task.kind == "segmentation":
+        counts = task.metric_options.get("counts_ignored", False)
+        return functools.partial(
+            task_losses.judged_cross_entropy, counts_ignored=counts
+        )
+    return functools.partial(
+        task_losses.binary_cross_entropy, pos_weight=data.pos_weight
+    )
 
 
 def body(config: ml_collections.ConfigDict) -> bodies.Body | None:
@@ -116,18 +152,17 @@ def is_random(config: ml_collections.ConfigDict) -> bool:
 
 
 def model(
-    config: ml_collections.ConfigDict, task: tasks.Task, body: bodies.Body | None
+    config: ml_collections.ConfigDict,
+    signature: tasks.Signature,
+    body: bodies.Body | None,
 ) -> cross_modal.CrossModal:
     """Join embedder, body and head; predicted values are in units of the targets."""
-    train = task.splits["train"]
-    is_dense = task.kind == "dense"
-    x_shape = train["x"].shape[1:]
-    y_shape = train["y"].shape[1:] if is_dense else None
-    num_outputs = task.num_classes or train["y"].shape[-1]
+    x_shape, y_shape = signature.x_shape, signature.y_shape
+    num_outputs = signature.num_outputs
     if body is None:
         grid = (*x_shape[:-1], num_outputs)
         made = OWN_MODELS[config.method](config, x_shape, y_shape or grid)
-        if not is_dense:
+        if y_shape is None:
             made = _averaged(made)
     else:
         made = cross_modal.make(
@@ -141,9 +176,9 @@ def model(
             init=config.embedder.init,
             head=config.head.kind,
         )
-    if task.kind not in VALUES:
-        return made
-    scale = tasks.fit_scale(train["y"], config.data.scale_y)
+    scale = signature.scale_y
+    if not scale.mean.any() and (scale.std == 1).all():
+        return made  # logits, or values as they are
 
     def inverted(fn):
         def call(*args):

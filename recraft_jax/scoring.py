@@ -9,37 +9,11 @@ from absl import logging
 from jax.sharding import Mesh
 
 from recraft_jax import mesh as meshes
-from recraft_jax import metrics
 from recraft_jax.data import pipeline
 from recraft_jax.losses import distortion, ot
 
 FA_POINTS = 2048  # of the reported FA, at most
-
-
-def score(
-    eval_step: Callable[[dict, dict], dict],
-    params: dict[str, jax.Array],
-    arrays: Mapping[str, np.ndarray],
-    *,
-    metric: metrics.Metric,
-    batch_size: int,
-    mesh: Mesh,
-) -> float:
-    """Compute a metric over a split: sums over batches, one division at the end.
-
-    Args:
-      eval_step: `(params, batch) -> sums`, jitted.
-      params: flat dict.
-      arrays: `x` and `y` of the split.
-      metric: what the sums are of.
-      batch_size: samples per step; the last step is padded and masked.
-      mesh: devices.
-    """
-    total: dict[str, float] = {}
-    for _, batch in _batches(arrays, batch_size, mesh):
-        sums = jax.device_get(eval_step(params, batch))
-        total = {name: total.get(name, 0) + value for name, value in sums.items()}
-    return metrics.finish(metric, total)
+FLD_POINTS = 1 << 16  # of the reported FLD, at most
 
 
 def collect(
@@ -75,7 +49,8 @@ def alignment(
     """Measure FA and FLD on whole splits.
 
     Args:
-      out: pooled features `u` `[n d]` and source `probs` `[n k]`, of `train` and `val`.
+      out: pooled features `u` `[n d]` and source `probs` `[n k]`, of `train` and `val`,
+        of all samples or the first ones.
       labels: target (pseudo-)labels by split.
       bank: source features `[m d]`.
       num_classes: K_t.
@@ -97,9 +72,10 @@ def alignment(
                 "the reported FA is off: Sinkhorn stopped at a marginal error of %.1e",
                 info["marginal_error"],
             )
+    seen = {split: labels[split][: len(found["u"])] for split, found in out.items()}
     joints = {
         split: distortion.joint(
-            jnp.asarray(found["probs"]), jax.nn.one_hot(labels[split], num_classes)
+            jnp.asarray(found["probs"]), jax.nn.one_hot(seen[split], num_classes)
         )
         for split, found in out.items()
     }
@@ -108,7 +84,7 @@ def alignment(
         "fa_val": distances["val"],
         "fld": float(distortion.target_given_source(joints["train"])),
         "fld_corrected": float(
-            distortion.miller_madow(joints["train"], len(labels["train"]))
+            distortion.miller_madow(joints["train"], len(seen["train"]))
         ),
         "fld_val": float(distortion.target_given_source(joints["val"])),
         "source_entropy": float(distortion.entropy(joints["train"].sum(1))),

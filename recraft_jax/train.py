@@ -6,6 +6,7 @@ methods is that list and nothing here.
 
 import contextlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -36,18 +37,23 @@ from recraft_jax import (
 )
 from recraft_jax import mesh as meshes
 from recraft_jax import phase as phases_lib
-from recraft_jax.data import pipeline, tasks
+from recraft_jax.data import pipeline, rows, tasks
 from recraft_jax.methods import recraft
 
 NUM_SHOWN = 4  # test samples kept for figures
 
 
-def run(config: ml_collections.ConfigDict, workdir: paths.Path) -> dict[str, Any]:
+def run(
+    config: ml_collections.ConfigDict,
+    workdir: paths.Path,
+    task: tasks.Task | None = None,
+) -> dict[str, Any]:
     """Train one method on one task and measure it; resumes what `workdir` holds.
 
     Args:
       config: locked, of `configs/`.
       workdir: exists and holds the `config.json` of this config.
+      task: arrays to train on; None loads those of the config.
 
     Returns:
       The content of `results.json`, which is written last.
@@ -61,7 +67,7 @@ def run(config: ml_collections.ConfigDict, workdir: paths.Path) -> dict[str, Any
 
     # -------------------------------------------------------------------------- parts
     with hosts.first_then_others("target"):
-        target = build.target(config)
+        target = build.target(config, task)
     check_same_data(target)
     task, inputs, labels = target.task, target.inputs, target.labels
     writer.say(describe_target(config, target))
@@ -74,11 +80,12 @@ def run(config: ml_collections.ConfigDict, workdir: paths.Path) -> dict[str, Any
             writer.say(line)
 
     # ------------------------------------------------------------------- measurements
+    also = {f"also/{name}": metrics.make(name) for name in task.also}
+
     def judged(params, batch):
         pred, _ = model.apply(params, batch["x"])
-        sums = metrics.update(target.metric, pred, batch["y"], batch["mask"])
-        each = target.metric.each(pred, batch["y"])
-        return {"sums": sums, "each": each, "pred": pred}
+        found = {name: m.each(pred, batch["y"]) for name, m in also.items()}
+        return found | {"each": target.metric.each(pred, batch["y"]), "pred": pred}
 
     def transferred(params, batch):
         u, log_probs = recraft.features(params, model.apply, batch["x"])
@@ -88,15 +95,26 @@ def run(config: ml_collections.ConfigDict, workdir: paths.Path) -> dict[str, Any
     transfer_step = steps.make_eval_step(transferred, mesh=mesh)
     settings = {"batch_size": config.stage2.eval_batch_size, "mesh": mesh}
 
-    def score(params, split: str) -> float:
+    def judge_split(params, split: str, names: Sequence[str], num: int | None = None):
+        """Outputs of `judged` for the samples of a split, or for the first `num`."""
+        some = {k: rows.take(inputs[split][k], np.s_[:num]) for k in ("x", "y")}
         with watch.stage("eval"):
-            return scoring.score(
-                lambda *given: judge(*given)["sums"],
+            return scoring.collect(
+                lambda *given: {name: judge(*given)[name] for name in names},
                 params,
-                inputs[split],
-                metric=target.metric,
+                some,
                 **settings,
             )
+
+    def finish(metric: metrics.Metric, values: np.ndarray, split: str) -> float:
+        arrays = task.splits[split]
+        with watch.stage("eval"):
+            return metrics.finish(metric, values, arrays["y"], arrays.get("group"))
+
+    def score(params, split: str) -> float:
+        return finish(
+            target.metric, judge_split(params, split, ["each"])["each"], split
+        )
 
     def alignment(params) -> dict[str, float | None]:
         if origin is None:
@@ -104,7 +122,10 @@ def run(config: ml_collections.ConfigDict, workdir: paths.Path) -> dict[str, Any
         with watch.stage("eval"):
             out = {
                 split: scoring.collect(
-                    transfer_step, params, {"x": inputs[split]["x"]}, **settings
+                    transfer_step,
+                    params,
+                    {"x": rows.take(inputs[split]["x"], np.s_[: scoring.FLD_POINTS])},
+                    **settings,
                 )
                 for split in ("train", "val")
             }
@@ -151,10 +172,10 @@ def run(config: ml_collections.ConfigDict, workdir: paths.Path) -> dict[str, Any
                 shardings=parts.shardings(state),
             )
             stream = make_stream(phase, parts, config.seed)
-            rows = stream.num_rows
-            meshes.warn_if_uneven(mesh, rows, f"batches of phase {phase.name}")
+            num_rows = stream.num_rows
+            meshes.warn_if_uneven(mesh, num_rows, f"batches of phase {phase.name}")
             batches = pipeline.read(
-                stream.only(meshes.share(mesh, rows)),
+                stream.only(meshes.share(mesh, num_rows)),
                 *(step - start, end - start),
                 num_workers=config.input.num_workers,
             )
@@ -162,7 +183,7 @@ def run(config: ml_collections.ConfigDict, workdir: paths.Path) -> dict[str, Any
             window: list[tuple[int, dict]] = []
             while step < end:
                 with watch.stage(phase.stage), jax.transfer_guard("disallow"):
-                    batch = meshes.put(mesh, next(batches), rows)
+                    batch = meshes.put(mesh, next(batches), num_rows)
                     state, measured = train_step(state, batch)
                 step += 1
                 # Logged one step late: the device works on while the host reads.
@@ -210,22 +231,14 @@ def run(config: ml_collections.ConfigDict, workdir: paths.Path) -> dict[str, Any
             params = {**last, **best}
 
     # ------------------------------------------------------------------------ results
-    def on_test(params, name: str, num: int | None = None) -> np.ndarray:
-        with watch.stage("eval"):
-            some = {k: v[:num] for k, v in inputs["test"].items()}
-            return scoring.collect(
-                lambda *given: {name: judge(*given)[name]}, params, some, **settings
-            )[name]
-
-    made = on_test(params, "pred", NUM_SHOWN) if task.kind == "dense" else None
-    each = {"best_val": on_test(params, "each")}
+    made = None
+    if task.kind in tasks.ON_GRID:
+        made = judge_split(params, "test", ["pred"], NUM_SHOWN)["pred"]
+    found = judge_split(params, "test", ["each", *also])
     is_last_best = record["best"]["step"] == starts[-1]
-    each["last"] = each["best_val"] if is_last_best else on_test(last, "each")
-    finish = "root" if target.metric.root else "mean"
-    sums = {
-        k: {"sum": v.sum(dtype=np.float64), "count": len(v)} for k, v in each.items()
-    }
-    test = {name: metrics.finish(target.metric, found) for name, found in sums.items()}
+    others = found if is_last_best else judge_split(last, "test", ["each"])
+    each = {"best_val": found["each"], "last": others["each"]}
+    test = {name: finish(target.metric, v, "test") for name, v in each.items()}
     before = record["align"]["before"]
     after = record["align"].get("after", before)
     fitted, _ = tree.split(last, phases[-1].trainable)
@@ -238,6 +251,10 @@ def run(config: ml_collections.ConfigDict, workdir: paths.Path) -> dict[str, Any
         "metric": task.metric,
         "better": target.metric.better,
         "test": test,
+        "also": {
+            name: finish(also[f"also/{name}"], found[f"also/{name}"], "test")
+            for name in task.also
+        },
         "val": {"best": record["best"]["value"], "step": record["best"]["step"]},
         "baselines": baselines.stored_scores(
             task, sha256, assets.cache_dir(config.assets.cache) / "baselines"
@@ -262,7 +279,9 @@ def run(config: ml_collections.ConfigDict, workdir: paths.Path) -> dict[str, Any
     if hosts.is_first():
         if made is not None:
             write_fields(workdir / "fields.npz", task, made)
-        writer.write_npz(workdir / "samples.npz", **each, finish=finish)
+        if isinstance(target.metric.combine, str):  # a value a sample
+            combine = target.metric.combine
+            writer.write_npz(workdir / "samples.npz", **each, finish=combine)
         writer.write_json(workdir / "results.json", results)
     return results
 
@@ -270,7 +289,7 @@ def run(config: ml_collections.ConfigDict, workdir: paths.Path) -> dict[str, Any
 def check_same_data(target: build.Target) -> None:
     """Refuse to train on other data in one process than in another."""
     if hosts.is_several():
-        labels = tree.digest({k: v for k, v in target.labels.items()})
+        labels = tree.digest(target.labels)
         hosts.check_same(
             tasks.sha256(target.task) + labels,
             "target data or labels of it",
@@ -286,20 +305,22 @@ def write_fields(path: paths.Path, task: tasks.Task, pred: np.ndarray) -> None:
       task: its arrays are stored in their own units, and its course if it has one.
       pred: of the best parameters `[k ...]`.
     """
-    test = {name: v[: len(pred)] for name, v in task.splits["test"].items()}
+    test = {name: task.splits["test"][name][: len(pred)] for name in ("x", "y")}
     course = {f"course_{name}": v for name, v in task.course.items()}
     writer.write_npz(path, pred=pred, **test, **course)
 
 
 def make_stream(phase: phases_lib.Phase, parts: assembly.Assembly, seed: int):
     """Batches of a phase, by step within it."""
-    arrays, labels = parts.target.inputs["train"], parts.target.labels["train"]
+    target = parts.target
+    arrays, labels = target.inputs["train"], target.labels["train"]
+    settings = {"batch_size": phase.batch_size, "seed": seed}
+    settings["augment"] = build.augment(target)
     if phase.stream == "balanced":
-        return pipeline.balanced({"x": arrays["x"]}, labels, phase.batch_size, seed)
+        return pipeline.balanced({"x": arrays["x"]}, labels, **settings)
     if phase.stream == "paired":
-        bank = parts.source_samples()
-        return pipeline.paired(arrays, bank, phase.batch_size, seed)
-    return pipeline.shuffled(arrays, phase.batch_size, seed)
+        return pipeline.paired(arrays, parts.source_samples(), **settings)
+    return pipeline.shuffled(arrays, **settings)
 
 
 def summary(window, phase: phases_lib.Phase) -> tuple[int, str, dict[str, float]]:

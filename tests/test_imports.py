@@ -35,8 +35,8 @@ MAY_IMPORT = {
     "data/*": ("errors", "data/*"),
     "pde/*": ("errors", "pde/*"),
     "methods/*": ("phase", "mesh", "tree", "errors", "losses/*", "methods/*"),
-    "baselines": ("metrics", "writer", "data/tasks"),
-    "scoring": ("mesh", "metrics", "data/pipeline", "losses/*"),
+    "baselines": ("metrics", "writer", "data/rows", "data/tasks"),
+    "scoring": ("mesh", "data/pipeline", "losses/*"),
     "sources": ("errors", *MODELS_TO_DATA),
     "generate": ("cli", "errors", "mesh", "tree", "writer", "data/pdebench*", "pde/*"),
     "targets": (
@@ -113,7 +113,7 @@ DOORS = {
     "transformers": ("models/pretrained", "benchmark_torch"),
     "tensorflow_datasets": ("data/tfds",),
     "h5py": ("data/pdebench_file",),
-    "sklearn": ("data/pseudo_labels", "baselines", "methods/heads"),
+    "sklearn": ("data/pseudo_labels", "baselines", "methods/heads", "metrics"),
     "threadpoolctl": ("baselines",),
     "scipy": (
         *("pde/*", "losses/bound", "methods/heads", "methods/lipschitz", "gap"),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from recraft_jax import build, evaluate, main, report, scoring
+from recraft_jax import build, evaluate, main, metrics, report
 from recraft_jax.losses import lipschitz as lipschitz_losses
 from recraft_jax.methods import alignment, fit, label_distortion, lipschitz, recraft
 from recraft_jax.pde import equation
@@ -493,7 +493,7 @@ def test_validation_score_that_is_not_finite_stops_the_run(
     smoke, capsys, monkeypatch, tmp_path
 ):
     """It would otherwise be kept as the best, since nothing is below a NaN."""
-    monkeypatch.setattr(scoring, "score", lambda *_, **__: float("nan"))
+    monkeypatch.setattr(metrics, "finish", lambda *_: float("nan"))
     workdir = tmp_path / "run"
     assert main.main([*smoke("dense,method=nft"), f"--workdir={workdir}"]) == 1
     err = capsys.readouterr().err

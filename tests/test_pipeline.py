@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 
 from recraft_jax import errors
-from recraft_jax.data import pipeline
+from recraft_jax.data import pipeline, rows
 
 
 def numbered(num):
@@ -185,3 +185,43 @@ def test_reading_ahead_changes_nothing(num_workers):
     for step, batch in enumerate(found, start=2):
         for key, values in stream[step].items():
             np.testing.assert_array_equal(batch[key], values)
+
+
+# ------------------------------------------------------------------------- augmentation
+def noted(x, seeds):
+    """Replace each sample by the seed it is given."""
+    return np.broadcast_to(seeds[:, None], x.shape).astype(np.float64)
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "balanced", "paired"])
+def test_augmentation_draws_anew_by_place_in_the_sequence(kind):
+    x = np.zeros((10, 2))
+    arrays = {"x": x, "y": np.arange(10)}
+    if kind == "balanced":
+        labels = np.arange(10) % 2
+        stream = pipeline.balanced(arrays, labels, 4, seed=3, augment=noted)
+    elif kind == "paired":
+        stream = pipeline.paired(arrays, {"source": x}, 4, seed=3, augment=noted)
+    else:
+        stream = pipeline.shuffled(arrays, 4, seed=3, augment=noted)
+    batches = [stream[step]["x"][:, 0] for step in range(10)]
+    assert len(set(np.concatenate(batches))) == 40  # four epochs, no seed twice
+    np.testing.assert_array_equal(batches[7], stream[7]["x"][:, 0])
+    # A process that reads some rows draws for them what all would.
+    some = stream.only(np.array([1, 3]))
+    np.testing.assert_array_equal(some[7]["x"][:, 0], batches[7][[1, 3]])
+
+
+def test_lazy_samples_make_the_same_batches():
+    x = np.arange(20, dtype=np.float32).reshape(10, 2)
+    found = rows.Rows(lambda at: x[at], x.shape)
+    labels = np.arange(10) % 2
+    for make in (
+        lambda x: pipeline.shuffled({"x": x}, 4, seed=3),
+        lambda x: pipeline.balanced({"x": x}, labels, 4, seed=3),
+    ):
+        for step in range(3):
+            np.testing.assert_array_equal(make(found)[step]["x"], make(x)[step]["x"])
+    lazy, plain = (list(pipeline.once({"x": v}, 4)) for v in (found, x))
+    for one, other in zip(lazy, plain, strict=True):
+        np.testing.assert_array_equal(one["x"], other["x"])

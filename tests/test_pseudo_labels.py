@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from recraft_jax import errors
-from recraft_jax.data import pseudo_labels
+from recraft_jax.data import pseudo_labels, rows
 
 SIZES = (10, 25, 15)
 
@@ -94,3 +94,43 @@ def test_fit_refuses_more_clusters_than_distinct_targets(num_clusters):
         pseudo_labels.fit({"train": fields}, num_clusters, seed=0)
     labels = pseudo_labels.fit({"train": fields}, 3, seed=0)["train"]
     assert len(np.unique(labels)) == 3
+
+
+def test_lazy_targets_have_the_same_labels():
+    fields = np.random.default_rng(0).normal(size=(40, 6, 1)).astype(np.float32)
+    found = rows.Rows(lambda at: fields[at], fields.shape)
+    for raw in (False, True):
+        lazy = pseudo_labels.fit({"train": found}, 3, seed=0, is_raw=raw)
+        plain = pseudo_labels.fit({"train": fields}, 3, seed=0, is_raw=raw)
+        np.testing.assert_array_equal(lazy["train"], plain["train"])
+
+
+def test_raw_targets_are_clustered_by_their_largest_numbers():
+    """Standardised, both values count alike; raw, only the one that is large."""
+    rng = np.random.default_rng(0)
+    side = rng.integers(2, size=(60, 2))
+    y = (side * [1000.0, 1.0] + 1e-3 * rng.normal(size=(60, 2))).astype(np.float32)
+    raw = pseudo_labels.fit({"train": y}, 2, seed=0, is_raw=True)["train"]
+    agree = np.mean(raw == side[:, 0])
+    assert agree in (0.0, 1.0)
+    four = pseudo_labels.fit({"train": y}, 4, seed=0)["train"]
+    assert all(len(set(four[(side == s).all(1)])) == 1 for s in ((0, 0), (0, 1)))
+    assert len(set(four)) == 4
+
+
+def test_clusters_are_fitted_to_a_part_of_many_samples(monkeypatch):
+    monkeypatch.setattr(pseudo_labels, "MAX_FITTED", 30)
+    centres = np.float32([[0, 0], [9, 0], [0, 9]])
+    which = np.arange(300) % 3
+    noise = 0.1 * np.random.default_rng(0).normal(size=(300, 2))
+    labels = pseudo_labels.fit({"train": centres[which] + noise}, 3, seed=0)["train"]
+    assert len(labels) == 300
+    assert all(len(set(labels[which == k])) == 1 for k in range(3))
+
+
+def test_large_fields_are_averaged_over_blocks(monkeypatch):
+    monkeypatch.setattr(pseudo_labels, "MAX_VALUES", 6)
+    y = np.arange(2 * 5 * 4, dtype=np.float32).reshape(2, 5, 4, 1)
+    found = pseudo_labels._flat(y)
+    want = [[v[r : r + 2, c : c + 2].mean() for r in (0, 2) for c in (0, 2)] for v in y]
+    np.testing.assert_allclose(found, want)

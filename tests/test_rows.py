@@ -73,3 +73,11 @@ def test_blocks_are_all_samples_in_order(monkeypatch):
 @pytest.mark.parametrize("array", [ARRAY, lazy()[0]])
 def test_take_works_for_both(array):
     np.testing.assert_array_equal(rows.take(array, [1, 3])[:], ARRAY[[1, 3]])
+
+
+def test_some_are_evenly_spaced_and_arrays_are_whole():
+    found, asked = lazy()
+    np.testing.assert_array_equal(rows.some(found, 12), ARRAY[[0, 2, 5]])
+    assert asked == [0, 2, 5]
+    np.testing.assert_array_equal(rows.some(found, 1), ARRAY[:1])
+    assert rows.some(ARRAY, 1) is ARRAY

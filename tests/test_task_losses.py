@@ -187,3 +187,28 @@ def test_mean_squared_error_is_in_units_of_the_scale():
     got = task.mean_squared_error(pred, y, scale=np.float32([2.0, 0.5]))
     np.testing.assert_allclose(got, [(1 + 36) / 2, 16 / 2], rtol=1e-6)
     np.testing.assert_allclose(task.mean_squared_error(pred, y), [6.5, 2.0], rtol=1e-6)
+
+
+# ------------------------------------------------------------ targets judged in places
+def test_judged_squared_error_leaves_out_what_is_below_0():
+    pred = jnp.float32([[[1.0], [5.0]], [[2.0], [3.0]], [[4.0], [4.0]]])
+    target = jnp.float32([[[3.0], [-1.0]], [[0.0], [6.0]], [[-1.0], [-1.0]]])
+    found = task.judged_squared_error(pred, target)
+    np.testing.assert_allclose(found, [4.0, (4.0 + 9.0) / 2, 0.0])
+    grad = jax.grad(lambda p: task.judged_squared_error(p, target).sum())(pred)
+    np.testing.assert_allclose(grad[..., 0], [[-4, 0], [2, -3], [0, 0]])
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_judged_cross_entropy_is_that_of_the_judged_points(counts):
+    z = np.float32([[[0.3], [-2.0], [1.5]], [[4.0], [0.2], [0.0]]])
+    y = np.float32([[[1.0], [0.0], [-1.0]], [[-1.0], [-1.0], [1.0]]])
+    each = -np.log(np.where(y > 0, 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(z))))
+    if counts:  # logit 0 and target 0: log 2
+        want = np.where(y < 0, np.log(2), each).mean((1, 2))
+    else:
+        want = [(each[0, 0, 0] + each[0, 1, 0]) / 2, each[1, 2, 0]]
+    found = task.judged_cross_entropy(z, y, counts_ignored=counts)
+    np.testing.assert_allclose(found, want, rtol=1e-6)
+    grad = jax.grad(lambda z: task.judged_cross_entropy(z, y).sum())(jnp.asarray(z))
+    assert (np.asarray(grad)[y < 0] == 0).all() and (np.asarray(grad)[y >= 0]).all()

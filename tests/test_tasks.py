@@ -318,3 +318,60 @@ def test_official_protocol_drops_groups():
     task = make(arrays, protocol="official")
     assert all(set(found) == {"x", "y"} for found in task.splits.values())
     assert len(task.splits["train"]["x"]) == 9
+
+
+# ----------------------------------------------------------- splits and groups as given
+def test_given_validation_split_is_used():
+    arrays, _ = grouped([1] * 8)
+    arrays["val"] = {k: -v[:3] for k, v in arrays["test"].items() if k != "group"}
+    for part in arrays.values():
+        part.pop("group", None)
+    task = make(arrays)
+    np.testing.assert_array_equal(task.splits["val"]["x"], arrays["val"]["x"])
+    assert len(task.splits["train"]["x"]) == 8
+    official = make(arrays, protocol="official")
+    want = np.concatenate([arrays["train"]["x"], arrays["val"]["x"]])
+    np.testing.assert_array_equal(official.splits["train"]["x"], want)
+    np.testing.assert_array_equal(official.splits["val"]["x"], arrays["test"]["x"])
+
+
+def test_groups_are_kept_for_metrics_that_ask():
+    arrays, group = grouped([2] * 6)
+    arrays["test"]["group"] = np.arange(len(arrays["test"]["x"]))
+    task = make(arrays, val_frac=0.5, keeps_groups=True)
+    rows = np.array(indices(task, "val"), int) - 1
+    np.testing.assert_array_equal(task.splits["val"]["group"], group[rows])
+    np.testing.assert_array_equal(task.splits["test"]["group"], arrays["test"]["group"])
+    assert "group" not in task.splits["train"]
+
+
+# ---------------------------------------------------------------------------- signature
+@pytest.mark.parametrize(
+    ("kind", "y", "num_classes", "want"),
+    [
+        ("dense", np.ones((5, 4, 2), np.float32), 0, ((4, 2), 2)),
+        ("segmentation", np.zeros((5, 4, 1), np.float32), 0, ((4, 1), 1)),
+        ("classification", np.arange(5, dtype=np.int32), 7, (None, 7)),
+        ("multilabel", np.ones((5, 3), np.float32), 3, (None, 3)),
+        ("regression", np.ones((5, 2), np.float32), 0, (None, 2)),
+    ],
+)
+def test_signature_says_what_goes_in_and_comes_out(kind, y, num_classes, want):
+    x = np.random.default_rng(0).normal(3, 2, (5, 4, 6)).astype(np.float32)
+    splits = dict.fromkeys(tasks.SPLITS, {"x": x, "y": y})
+    task = tasks.Task("t", kind, "m", splits, num_classes, labels=("a",))
+    found = tasks.sign(task, "channel", "channel")
+    assert (found.kind, found.x_shape, found.labels) == (kind, (4, 6), ("a",))
+    assert (found.y_shape, found.num_outputs) == want
+    np.testing.assert_allclose(found.scale_x.mean, x.mean((0, 1)), rtol=1e-5)
+    has_units = kind in ("dense", "regression")
+    np.testing.assert_allclose(found.scale_y.mean, 1.0 if has_units else 0.0)
+
+
+def test_distances_are_scaled_by_those_that_are_judged():
+    y = np.float32([[[2.0], [-1.0]], [[6.0], [-1.0]]])
+    splits = dict.fromkeys(tasks.SPLITS, {"x": y, "y": y})
+    task = tasks.Task("t", "distance", "mae8", splits)
+    scale = tasks.sign(task, "none", "channel").scale_y
+    np.testing.assert_allclose((scale.mean, scale.std), ([4.0], [2.0]))
+    assert tasks.sign(task, "none", "none").scale_y.std == 1

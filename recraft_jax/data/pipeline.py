@@ -6,15 +6,17 @@ process reads its own rows of the one global batch, so neither do the batches de
 how many processes there are.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import grain
 import numpy as np
 
 from recraft_jax import errors
+from recraft_jax.data import rows as lazy
 
-Arrays = Mapping[str, np.ndarray]
+Arrays = Mapping[str, np.ndarray | lazy.Rows]
+Augment = Callable[[np.ndarray, np.ndarray], np.ndarray]
 PREFETCH = 2  # batches read ahead of the step
 
 
@@ -25,17 +27,32 @@ class Part(NamedTuple):
       arrays: samples along the first axis.
       order: sample of the endless sequence to row of `arrays`; by epoch a permutation.
       per_batch: consecutive samples of the sequence in one batch.
+      seed: of what `augment` draws, with the place in the sequence.
+      augment: `(x [b ...], seeds [b]) -> x`.
     """
 
     arrays: Arrays
     order: grain.MapDataset
     per_batch: int
+    seed: int = 0
+    augment: Augment | None = None
+
+    def read(self, places: np.ndarray) -> dict[str, np.ndarray]:
+        """Read samples by their place in the endless sequence."""
+        at = [self.order[int(place)] for place in places]
+        found = {name: array[at] for name, array in self.arrays.items()}
+        if self.augment:
+            seeds = (self.seed << 32) + places.astype(np.int64)
+            found["x"] = self.augment(found["x"], seeds)
+        return found
 
 
-def _part(arrays: Arrays, per_batch: int, seed: int) -> Part:
+def _part(
+    arrays: Arrays, per_batch: int, seed: int, augment: Augment | None = None
+) -> Part:
     num = len(next(iter(arrays.values())))
     order = grain.MapDataset.range(num).seed(seed).shuffle().repeat()
-    return Part(arrays, order, per_batch)
+    return Part(arrays, order, per_batch, seed, augment)
 
 
 class Stream:
@@ -67,24 +84,32 @@ class Stream:
             stop = start + part.per_batch
             within = self.rows[(self.rows >= start) & (self.rows < stop)] - start
             if len(within):
-                at = [part.order[int(step * part.per_batch + row)] for row in within]
-                found.append({name: array[at] for name, array in part.arrays.items()})
+                found.append(part.read(step * part.per_batch + within))
             start = stop
         return {k: np.concatenate([f[k] for f in found]) for k in found[0]}
 
 
-def shuffled(arrays: Arrays, batch_size: int, seed: int) -> Stream:
+def shuffled(
+    arrays: Arrays, batch_size: int, seed: int, augment: Augment | None = None
+) -> Stream:
     """Endless shuffled batches; every epoch is a new permutation.
 
     Args:
       arrays: samples along the first axis.
       batch_size: samples per batch; may exceed the number of samples.
-      seed: of the permutations.
+      seed: of the permutations, and of what `augment` draws.
+      augment: `(x [b ...], seeds [b]) -> x`, pure; draws anew in each epoch.
     """
-    return Stream([_part(arrays, batch_size, seed)])
+    return Stream([_part(arrays, batch_size, seed, augment)])
 
 
-def balanced(arrays: Arrays, labels: np.ndarray, batch_size: int, seed: int) -> Stream:
+def balanced(
+    arrays: Arrays,
+    labels: np.ndarray,
+    batch_size: int,
+    seed: int,
+    augment: Augment | None = None,
+) -> Stream:
     """Endless batches with equally many samples of each class, and importance weights.
 
     Weights undo the balancing: within a batch a class weighs as much as it does in
@@ -95,6 +120,7 @@ def balanced(arrays: Arrays, labels: np.ndarray, batch_size: int, seed: int) -> 
       labels: class of each sample `[n]`.
       batch_size: rounded down to a multiple of the number of classes present.
       seed: of the permutations within each class.
+      augment: as of `shuffled`.
 
     Returns:
       Batches of `arrays` with `label` `[b]` int32 and `weight` `[b]` float32 added.
@@ -112,11 +138,11 @@ def balanced(arrays: Arrays, labels: np.ndarray, batch_size: int, seed: int) -> 
     parts = []
     for index, (label, count) in enumerate(zip(classes, counts, strict=True)):
         member = np.flatnonzero(labels == label)
-        rows = {name: array[member] for name, array in arrays.items()}
+        rows = {name: lazy.take(array, member) for name, array in arrays.items()}
         rows["label"] = np.full(count, label, np.int32)
         weight = count / len(labels) / per_class
         rows["weight"] = np.full(count, weight, np.float32)
-        parts.append(_part(rows, per_class, seed + index))
+        parts.append(_part(rows, per_class, seed + index, augment))
     return Stream(parts)
 
 
@@ -140,7 +166,13 @@ class Paired(NamedTuple):
         return self.target[step] | self.source[step]
 
 
-def paired(arrays: Arrays, source: Arrays, batch_size: int, seed: int) -> Paired:
+def paired(
+    arrays: Arrays,
+    source: Arrays,
+    batch_size: int,
+    seed: int,
+    augment: Augment | None = None,
+) -> Paired:
     """Endless shuffled batches of the target with as many samples of the source.
 
     Args:
@@ -148,11 +180,13 @@ def paired(arrays: Arrays, source: Arrays, batch_size: int, seed: int) -> Paired
       source: source samples, under other names.
       batch_size: of either.
       seed: of the target's permutations, which are those of `shuffled`.
+      augment: of target samples, as of `shuffled`.
     """
     # Not seed + 1, at which the target of the next run is shuffled.
     source_seed = seed + 2**31
     return Paired(
-        shuffled(arrays, batch_size, seed), shuffled(source, batch_size, source_seed)
+        shuffled(arrays, batch_size, seed, augment),
+        shuffled(source, batch_size, source_seed),
     )
 
 

@@ -87,6 +87,15 @@ def take(array: "np.ndarray | Rows", rows: np.ndarray) -> "np.ndarray | Rows":
     return array.take(rows) if isinstance(array, Rows) else array[rows]
 
 
+def some(array: "np.ndarray | Rows", max_values: int) -> np.ndarray:
+    """The array; or, of `Rows`, at most so many values: samples evenly spaced."""
+    if not isinstance(array, Rows):
+        return array
+    each = max(int(np.prod(array.shape[1:], dtype=np.int64)), 1)
+    num = min(max(max_values // each, 1), len(array))
+    return array[np.linspace(0, len(array) - 1, num).round().astype(np.int64)]
+
+
 def joined(first: "np.ndarray | Rows", *others) -> "np.ndarray | Rows":
     """Concatenate along the first axis; nothing is read if one of them is `Rows`."""
     parts = (first, *others)

@@ -2,21 +2,31 @@
 
 Arrays are float32 with channels last: `x` is `[n c]` or `[h w c]` per sample, `y` the
 same grid for dense tasks, a class index for classification, `[k]` of 0 and 1 for
-multi-label tasks, or `[k]` numbers for regression. Readers may add `group` `[n]`, which
-no split takes apart: windows of one person, sequences with one beginning.
+multi-label tasks, or `[k]` numbers for regression. Two kinds of dense task are judged
+in places only, and their `y` is below 0 elsewhere: `segmentation`, 0 or 1 at each
+point, and `distance`, 0 or more. Readers may add `group` `[n]`, which no split takes
+apart: windows of one record, sequences with one beginning. Arrays larger than memory
+are `rows.Rows`.
 """
 
 import hashlib
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from recraft_jax import errors
+from recraft_jax.data import rows
 
 SPLITS = ("train", "val", "test")
-KINDS = ("dense", "classification", "multilabel", "regression")
+KINDS = (
+    *("dense", "segmentation", "distance"),
+    *("classification", "multilabel", "regression"),
+)
+ON_GRID = KINDS[:3]  # kinds that predict an array on the grid of the input
+LOOKED_AT = 1 << 28  # values of `Rows` that scales are fitted to
+HASHED = 1 << 26  # values of `Rows` that are checked and hashed
 
 
 class Task(NamedTuple):
@@ -26,19 +36,28 @@ class Task(NamedTuple):
       name: as on the command line.
       kind: a name in `KINDS`.
       metric: a name in `metrics.METRICS`, computed in the units of `y`.
-      splits: `{"train" | "val" | "test": {"x": [n ...], "y": [n ...]}}`.
+      splits: `{"train" | "val" | "test": {"x": [n ...], "y": [n ...]}}`, the last two
+        with `group` `[n]` where the metric is of records or clips.
       num_classes: K_t for classification, k for multi-label, else 0.
       course: of 1-D fields in time, what figures show of the first test samples:
         `values` `[k t n c]` from input to target and on, `times` `[t]`, `coords` `[n]`
         and the target's `frame`; empty elsewhere.
+      metric_options: switches of the metric.
+      also: names of further metrics of the test split.
+      labels: names of the classes or labels, empty if they are numbers.
+      augment: `(x [b ...], seeds [b]) -> x`, of training batches in the units of `x`.
     """
 
     name: str
     kind: str
     metric: str
-    splits: Mapping[str, Mapping[str, np.ndarray]]
+    splits: Mapping[str, Mapping[str, Any]]
     num_classes: int = 0
     course: Mapping[str, np.ndarray] = {}
+    metric_options: Mapping[str, Any] = {}
+    also: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    augment: Callable[..., np.ndarray] | None = None
 
 
 class Scale(NamedTuple):
@@ -56,8 +75,58 @@ class Scale(NamedTuple):
         return values * self.std + self.mean
 
 
-def fit_scale(values: np.ndarray, kind: str) -> Scale:
-    """Fit a `Scale` on training values `[n ... c]`.
+class Signature(NamedTuple):
+    """What a predictor takes and gives.
+
+    Attributes:
+      kind: a name in `KINDS`.
+      x_shape: of one input, channels last.
+      y_shape: of one target on the grid of the input; None elsewhere.
+      num_outputs: values, logits or channels that are predicted.
+      scale_x: applied to inputs before they reach the model.
+      scale_y: undone on predicted values.
+      labels: names of the classes or labels, empty if they are numbers.
+    """
+
+    kind: str
+    x_shape: tuple[int, ...]
+    y_shape: tuple[int, ...] | None
+    num_outputs: int
+    scale_x: Scale
+    scale_y: Scale
+    labels: tuple[str, ...] = ()
+
+
+def sign(task: Task, scale_x: str, scale_y: str) -> Signature:
+    """Describe the predictor of a task, with scales fitted on its training split.
+
+    Args:
+      task: the task.
+      scale_x: kind of standardisation of inputs, see `fit_scale`.
+      scale_y: the same of values that are predicted; not used for logits. Distances are
+        scaled by those that are judged.
+    """
+    x, y = task.splits["train"]["x"], task.splits["train"]["y"]
+    is_on_grid = task.kind in ON_GRID
+    if task.kind == "distance" and scale_y != "none":
+        judged = rows.some(y, LOOKED_AT)
+        scale = fit_scale(judged[judged >= 0][:, None], "channel")
+    else:
+        values = task.kind in ("dense", "regression")
+        scale = fit_scale(y, scale_y if values else "none")
+    return Signature(
+        task.kind,
+        tuple(x.shape[1:]),
+        tuple(y.shape[1:]) if is_on_grid else None,
+        y.shape[-1] if is_on_grid else task.num_classes or y.shape[-1],
+        fit_scale(x, scale_x),
+        scale,
+        task.labels,
+    )
+
+
+def fit_scale(values: "np.ndarray | rows.Rows", kind: str) -> Scale:
+    """Fit a `Scale` on training values `[n ... c]`, of `Rows` on samples of them.
 
     Args:
       values: training samples.
@@ -70,6 +139,7 @@ def fit_scale(values: np.ndarray, kind: str) -> Scale:
         raise errors.InputError(
             f"standardisation {kind!r}; allowed: channel, point, none"
         )
+    values = rows.some(values, LOOKED_AT)
     over = tuple(range(values.ndim - 1))
     mean = values.mean(axis=0 if kind == "point" else over, dtype=np.float64)
     std = (values - mean).std(axis=over, dtype=np.float64)
@@ -88,13 +158,15 @@ def split_task(
     val_frac: float,
     split_seed: int,
     num_classes: int = 0,
+    keeps_groups: bool = False,
+    **about: Any,
 ) -> Task:
     """Hold a validation split out of the training samples and check everything.
 
     Args:
       name: the task.
-      arrays: `train` and `test`, each with `x` and `y`. With `group` in `train`,
-        validation takes whole groups; the splits do not keep it.
+      arrays: `train` and `test`, each with `x` and `y`, and `val` if it is given. With
+        `group` in `train`, validation takes whole groups.
       kind: a name in `KINDS`.
       metric: name of the metric.
       protocol: `corrected` holds `val_frac` of the training samples out; `official`
@@ -104,22 +176,28 @@ def split_task(
       split_seed: seed of that draw, apart from the run's seed so that runs with other
         seeds see the same split.
       num_classes: K_t for classification, k for multi-label.
+      keeps_groups: whether validation and test split keep `group`.
+      **about: further attributes of `Task`.
 
     Raises:
       InputError: an empty split, unequal lengths, values that are not finite,
         multi-label targets other than 0 and 1, or a single group.
     """
-    for split in ("train", "test"):  # as given, so that samples keep their numbers
+    for split in arrays:  # as given, so that samples keep their numbers
         _check(name, split, arrays[split])
         if kind == "multilabel":
             _check_labels(name, split, arrays[split]["y"], num_classes)
-    group = arrays["train"].get("group")
-    train, test = (
-        {key: value for key, value in arrays[split].items() if key != "group"}
-        for split in ("train", "test")
-    )
+    train, test = dict(arrays["train"]), dict(arrays["test"])
+    given = dict(arrays["val"]) if "val" in arrays else None
+    group = train.pop("group", None)
+    if not keeps_groups:
+        test.pop("group", None)
     if protocol == "official":
+        if given is not None:
+            train = {k: rows.joined(train[k], given[k]) for k in train}
         splits = {"train": train, "val": test, "test": test}
+    elif protocol == "corrected" and given is not None:
+        splits = {"train": train, "val": given, "test": test}
     elif protocol == "corrected":
         if group is not None and len(np.unique(group)) < 2:
             raise errors.InputError(
@@ -129,11 +207,14 @@ def split_task(
             )
         picks = hold_out(len(train["x"]), val_frac, split_seed, group)
         splits = {
-            split: {k: v[i] for k, v in train.items()} for split, i in picks.items()
+            split: {k: rows.take(v, i) for k, v in train.items()}
+            for split, i in picks.items()
         } | {"test": test}
+        if keeps_groups:
+            splits["val"]["group"] = group[picks["val"]]
     else:
         raise errors.InputError(f"protocol {protocol!r}; allowed: corrected, official")
-    return checked(Task(name, kind, metric, splits, num_classes))
+    return checked(Task(name, kind, metric, splits, num_classes, **about))
 
 
 def hold_out(
@@ -178,13 +259,13 @@ def checked(task: Task) -> Task:
 
 
 def sha256(task: Task) -> str:
-    """Hash of every array of every split, in a fixed order."""
+    """Hash of every array of every split, in a fixed order; of `Rows`, some samples."""
     digest = hashlib.sha256()
     for split in SPLITS:
         for key in sorted(task.splits[split]):
-            array = np.ascontiguousarray(task.splits[split][key])
+            array = task.splits[split][key]
             digest.update(f"{split}/{key}:{array.dtype}{array.shape}".encode())
-            digest.update(array)
+            digest.update(np.ascontiguousarray(rows.some(array, HASHED)))
     return digest.hexdigest()
 
 
@@ -197,6 +278,7 @@ def _check(name: str, split: str, arrays: Mapping[str, np.ndarray]) -> None:
     if len(set(lengths.values())) != 1:
         raise errors.InputError(f"task {name}: {split} has unequal lengths {lengths}")
     for key, value in arrays.items():
+        value = rows.some(value, HASHED)
         flat = value.reshape(len(value), -1)
         bad = ~np.isfinite(flat).all(axis=1)
         if bad.any():

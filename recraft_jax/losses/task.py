@@ -70,6 +70,37 @@ def binary_cross_entropy(
     return jnp.mean(pos_weight * present + absent, axis=1)
 
 
+def judged_squared_error(
+    pred: Float[ArrayLike, "b ..."], target: Float[ArrayLike, "b ..."]
+) -> Float[Array, " b"]:
+    """Compute the mean square error of each sample where its target is 0 or more.
+
+    Targets below 0 are not judged; a sample of which nothing is judged has loss 0.
+    """
+    pred, target = pred.astype(jnp.float32), target.astype(jnp.float32)
+    return _judged_mean(jnp.square(pred - target), target >= 0)
+
+
+def judged_cross_entropy(
+    logits: Float[ArrayLike, "b ..."],
+    targets: Float[ArrayLike, "b ..."],
+    counts_ignored: bool = False,
+) -> Float[Array, " b"]:
+    r"""Compute the mean over points of `-y log s(z) - (1 - y) log s(-z)`, in nats.
+
+    Args:
+      logits: z, s is the sigmoid.
+      targets: 0 or 1, below 0 what is not judged.
+      counts_ignored: the mean is over all points, those not judged with loss log 2, as
+        the released code multiplies logits and targets by the mask (T10).
+    """
+    logits, targets = logits.astype(jnp.float32), targets.astype(jnp.float32)
+    judged = targets >= 0
+    z, y = jnp.where(judged, logits, 0.0), jnp.maximum(targets, 0.0)
+    each = y * jax.nn.softplus(-z) + (1 - y) * jax.nn.softplus(z)
+    return _judged_mean(each, judged | counts_ignored)
+
+
 def double_softmax_cross_entropy(
     logits: Float[ArrayLike, "b k"], labels: Int[ArrayLike, " b"]
 ) -> Float[Array, " b"]:
@@ -80,6 +111,13 @@ def double_softmax_cross_entropy(
     log(k - 1 + e), and its gradient vanishes at sure predictions, right or wrong.
     """
     return cross_entropy(jax.nn.softmax(logits.astype(jnp.float32)), labels)
+
+
+def _judged_mean(values, judged):
+    """Mean over all but the first axis of the values that are judged; 0 of none."""
+    values, judged = (v.reshape(v.shape[0], -1) for v in (values, judged))
+    total = jnp.sum(jnp.where(judged, values, 0.0), axis=1)
+    return total / jnp.maximum(jnp.sum(judged, axis=1), 1)
 
 
 def _flat_norm(x):
