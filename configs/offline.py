@@ -39,6 +39,7 @@ from typing import NamedTuple
 import ml_collections
 
 from configs import common
+from recraft_jax import defaults
 
 
 class Size(NamedTuple):
@@ -72,7 +73,7 @@ OWN_MODEL_EPOCHS = 4  # times those of a backbone, whose steps cost several time
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     choice = common.parse_arg(arg, TASKS)
-    config = common.base(choice)
+    config = defaults.base(choice)
     size = SIZES[choice["task"]]
     config.data.num_samples = size.num_samples
     config.data.num_test = size.num_test
@@ -91,7 +92,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         config.stage1.batch_size = min(config.stage1.batch_size, 40)
         config.stage2.num_epochs = size.quick_epochs
         config.unet.features = 16
-    if choice["method"] in common.NO_BACKBONE:
+    if choice["method"] in defaults.NO_BACKBONE:
         config.fno.modes = 8
         config.stage2.optim.new_lr_factor = 1.0
         config.stage2.num_epochs *= OWN_MODEL_EPOCHS

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from configs import common
+from recraft_jax import defaults
 
 
 class Demo(NamedTuple):
@@ -83,10 +84,10 @@ MAX_STAGE1_STEPS = 2000
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     choice = common.parse_arg(arg, TASKS)
-    config = common.base(choice)
+    config = defaults.base(choice)
     if choice["backbone"] == "vit-s":
         config.embedder.image_size = 56  # 16 patches, as many as the text body gets
-    if choice["method"] in common.NO_BACKBONE:
+    if choice["method"] in defaults.NO_BACKBONE:
         config.stage2.num_epochs = 40
     if choice["task"] == "darcy16":
         config.fno.modes = 8
@@ -145,7 +146,7 @@ def _paper(config: ml_collections.ConfigDict) -> None:
     config.data.loss = paper.loss
     stage2 = config.stage2
     stage2.eval_batch_size = 1000 if paper.patch else 100
-    if config.method in common.NO_BACKBONE:
+    if config.method in defaults.NO_BACKBONE:
         # PDEBench's, but for the cosine decay and the loss.
         stage2.num_epochs = 500
         stage2.batch_size = 50 if paper.patch else 20

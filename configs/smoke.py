@@ -10,6 +10,7 @@ FOLDER holds a small BERT (config.json, model.safetensors, vocab.txt), TABLE lin
 import ml_collections
 
 from configs import common
+from recraft_jax import defaults
 
 TASKS = {"dense": "advection", "classes": "waves", "labels": "tones"}
 
@@ -17,7 +18,7 @@ TASKS = {"dense": "advection", "classes": "waves", "labels": "tones"}
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     choice = common.parse_arg(arg, tuple(TASKS))
     choice["task"] = TASKS[choice["task"]]
-    config = common.base(choice)
+    config = defaults.base(choice)
     config.data.num_samples = 60
     config.data.num_test = 12
     # Every fourth cell of advection is kept.

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from configs import common, offline, pde
-from recraft_jax import main, targets
+from configs import offline, pde
+from recraft_jax import defaults, main, targets
 
 # Task: optimiser, learning rate, weight decay, epochs, warm-up epochs, clipping norm,
 # loss, tokens of one sample (RECRAFT's YAML files and the loaders' lengths).
@@ -26,7 +26,7 @@ LENGTHS = {"advection": 256, "cfd_1d": 3072}  # others: 1024
 @pytest.mark.parametrize("task", pde.TASKS)
 def test_every_choice_is_a_valid_config(task):
     for method, scale, protocol in itertools.product(
-        common.METHODS, common.SCALES, common.PROTOCOLS
+        defaults.METHODS, defaults.SCALES, defaults.PROTOCOLS
     ):
         arg = f"{task},method={method},scale={scale},protocol={protocol}"
         config = pde.get_config(arg)
@@ -73,7 +73,7 @@ def test_fno_has_pdebenchs_hyperparameters_at_paper_scale():
 
 @pytest.mark.parametrize("task", offline.TASKS)
 def test_every_offline_choice_is_a_valid_config(task):
-    for method, scale in itertools.product(common.METHODS, common.SCALES):
+    for method, scale in itertools.product(defaults.METHODS, defaults.SCALES):
         config = offline.get_config(f"{task},method={method},scale={scale}")
         main.check(config)
         assert (config.task, config.method) == (task, method)
@@ -88,7 +88,7 @@ def test_offline_tasks_are_those_with_packaged_data():
 @pytest.mark.parametrize("task", offline.TASKS)
 def test_offline_scales_grow(task):
     found = []
-    for scale in common.SCALES:  # demo, quick, paper
+    for scale in defaults.SCALES:  # demo, quick, paper
         config = offline.get_config(f"{task},scale={scale}")
         # 0 samples are all, more than any number asked for.
         found.append((config.data.num_samples or 10_000, config.stage2.num_epochs))
@@ -112,7 +112,7 @@ def test_offline_keeps_the_settings_of_spoken_digits():
 def test_omega_belongs_to_the_backbone():
     omegas = {
         name: pde.get_config(f"darcy16,backbone={name}").fa.omega
-        for name in common.BACKBONES
+        for name in defaults.BACKBONES
     }
     assert omegas.pop("vit-s") == 10.0
     assert set(omegas.values()) == {1.0}

@@ -45,6 +45,7 @@ MAY_IMPORT = {
     ),
     "build": (*LAYER0, *MODELS_TO_DATA, "sources", "targets"),
     "assembly": (*LAYER0, *MODELS_TO_DATA, "build", "optim", "state"),
+    "defaults": (),
     "provenance": (".", "errors"),
     "measure": ("errors", "provenance"),
     "program": (),
@@ -185,11 +186,14 @@ def test_package_obeys_layers_and_doors():
     assert violations(modules()) == []
 
 
-def test_configs_import_only_each_other_and_ml_collections():
+def test_configs_import_only_each_other_and_defaults():
     paths = sorted((ROOT / "configs").rglob("*.py"))
     assert paths
     for path in paths:
-        tops = {name.partition(".")[0] for name in imported(path.read_text())}
+        names = set(imported(path.read_text()))
+        ours = {name for name in names if name.startswith(PACKAGE)}
+        assert all(f"{name}.".startswith("recraft_jax.defaults.") for name in ours)
+        tops = {name.partition(".")[0] for name in names - ours}
         allowed = {"configs", "ml_collections", *sys.stdlib_module_names}
         assert not tops - allowed, path.name
 

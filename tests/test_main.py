@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
-from recraft_jax import build, evaluate, main, metrics, report
+from recraft_jax import build, defaults, evaluate, main, metrics, report
 from recraft_jax.losses import lipschitz as lipschitz_losses
 from recraft_jax.methods import alignment, fit, label_distortion, lipschitz, recraft
 from recraft_jax.pde import equation
@@ -243,7 +242,7 @@ def test_choices_are_those_of_the_modules_that_make_them():
     assert main.CHOICES["stage2.trainable"] == fit.TRAINABLE
     assert set(main.CHOICES["data.loss"]) == set(build.DENSE_LOSSES)
     assert set(main.CHOICES["data.mode"]) == set(equation.MODES)
-    assert set(common.NO_BACKBONE) == set(build.OWN_MODELS)
+    assert set(defaults.NO_BACKBONE) == set(build.OWN_MODELS)
 
 
 def test_default_workdir_differs_when_the_config_does(smoke):

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
-from recraft_jax import build, phase, tree
+from recraft_jax import build, defaults, phase, tree
 from recraft_jax.losses import distortion, otdd, task
 from recraft_jax.methods import alignment, heads, label_distortion, recraft, source
 from recraft_jax.models import cross_modal, pretrained
@@ -301,7 +300,7 @@ def test_moving_average_starts_at_the_first_batch_and_then_lags(model, arrays):
 def test_official_preset_turns_every_switch_on():
     chosen = common.base(common.parse_arg("preset=official", ("toy",)))
     plain = common.base(common.parse_arg("", ("toy",)))
-    for path, value in common.OFFICIAL.items():
+    for path, value in defaults.OFFICIAL.items():
         was, now = (
             functools.reduce(operator.getitem, path.split("."), made)
             for made in (plain, chosen)
@@ -314,7 +313,7 @@ def test_official_preset_turns_every_switch_on():
 
 def test_every_released_form_works_with_every_other(model, arrays):
     """Negative sets with D9, D16 and D18 at once: finite, and all leaves get slopes."""
-    changes = dict(common.OFFICIAL) | {"fld.kind": "negative_sets"} | ONLY_FLD
+    changes = dict(defaults.OFFICIAL) | {"fld.kind": "negative_sets"} | ONLY_FLD
     changes |= {"stage1.batch_size": 12}
     x = np.random.default_rng(2).normal(size=(12, 16, 1)).astype(np.float32)
     loss, grads, _ = measure(model, arrays, x=x, **changes)
