@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import common
 from recraft_jax import build, defaults, phase, tree
 from recraft_jax.losses import distortion, otdd, task
 from recraft_jax.methods import alignment, heads, label_distortion, recraft, source
@@ -51,7 +52,7 @@ def arrays(model):
 
 
 def config(**changes):
-    made = common.base(common.parse_arg("", ("toy",)))
+    made = defaults.base(common.parse_arg("", ("toy",)))
     made.stage1.batch_size = made.stage2.batch_size = 12
     made.update_from_flattened_dict(changes)
     return made
@@ -298,15 +299,15 @@ def test_moving_average_starts_at_the_first_batch_and_then_lags(model, arrays):
 
 
 def test_official_preset_turns_every_switch_on():
-    chosen = common.base(common.parse_arg("preset=official", ("toy",)))
-    plain = common.base(common.parse_arg("", ("toy",)))
+    chosen = defaults.base(common.parse_arg("preset=official", ("toy",)))
+    plain = defaults.base(common.parse_arg("", ("toy",)))
     for path, value in defaults.OFFICIAL.items():
         was, now = (
             functools.reduce(operator.getitem, path.split("."), made)
             for made in (plain, chosen)
         )
         assert now == value != was, path
-    paper = common.base(common.parse_arg("preset=paper", ("toy",)))
+    paper = defaults.base(common.parse_arg("preset=paper", ("toy",)))
     assert paper.stage2.freeze_embedder and not chosen.stage2.freeze_embedder
     assert paper.fld.kind == "mi" and paper.fa.kind == "w1"
 
