@@ -29,6 +29,7 @@ from recraft_jax import (
     metrics,
     naming,
     paths,
+    predictor,
     provenance,
     scoring,
     steps,
@@ -239,6 +240,7 @@ def run(
     others = found if is_last_best else judge_split(last, "test", ["each"])
     each = {"best_val": found["each"], "last": others["each"]}
     test = {name: finish(target.metric, v, "test") for name, v in each.items()}
+    predictor.save(workdir, target.signature, params, parts.body, mesh)
     before = record["align"]["before"]
     after = record["align"].get("after", before)
     fitted, _ = tree.split(last, phases[-1].trainable)

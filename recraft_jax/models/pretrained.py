@@ -10,6 +10,7 @@ import json
 import pathlib
 import re
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -101,6 +102,20 @@ def load(
         params = jax.device_get(jax.jit(made.init)(random_key))
     name = config.get("name") or pathlib.PurePath(name_or_folder).name
     return made._replace(params=params, name=name, **_pixel_scale(folder, made))
+
+
+def blank(config: Mapping[str, Any], dtype: Any = jnp.float32) -> Body:
+    """Make a body whose weights are zeros, which the caller has elsewhere.
+
+    Args:
+      config: `config` of a body of `load`.
+      dtype: as of `load`.
+    """
+    make, _ = FAMILIES[config["model_type"]]
+    made = make(dict(config), dtype)
+    shapes = jax.eval_shape(made.init, jax.random.key(0))
+    zeros = {k: np.broadcast_to(np.float32(0), v.shape) for k, v in shapes.items()}
+    return made._replace(params=zeros)
 
 
 def find(
