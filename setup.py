@@ -42,14 +42,17 @@ setuptools.setup(
         "transformers>=5",
     ],
     extras_require={
+        "audio": ["librosa>=0.10", "soundfile"],
         "bench": ["geomloss>=0.3", "torch"],
         "test": [
             "beartype",
             "hypothesis",
             "importlib_resources",
+            "librosa>=0.10",
             "pytest>=8",
             "pytest-xdist>=3.7",
             "ruff",
+            "soundfile",
         ],
         "gcs": ["gcsfs"],
         "s3": ["s3fs"],

@@ -3,10 +3,13 @@
 Each writer puts one task below `root` and returns what it wrote.
 """
 
+import csv
+import json
 import pickle
 
 import numpy as np
 import scipy.io
+import soundfile
 
 
 def write_darcy_flow(root, *, num_train=4, num_test=2, nodes=21, seed=0):
@@ -92,4 +95,54 @@ def write_cosmic(root, *, num_train=6, num_test=3):
             paths.append(f"./cosmic/npy_{split}/f435w/{visit}/{name}")
             wrote[split].append((content, sky[exposure - 1]))
         np.save(root / "cosmic" / f"{split}_dirs.npy", paths)
+    return wrote
+
+
+def tone(rng, seconds):
+    """A tone in noise, as 16-bit numbers, at 22,050 Hz."""
+    time = np.arange(int(22050 * seconds)) / 22050
+    wave = np.sin(2 * np.pi * rng.uniform(100, 8000) * time)
+    return np.int16(5000 * wave + 2000 * rng.normal(size=len(time)))
+
+
+def write_fsd50k(root, *, num_train=6, num_val=2, num_test=3, num_noise=2):
+    """Clips of one to three chunks with one or two of 200 labels, and noise.
+
+    The lists name the chunks by absolute paths of another machine. Sound is returned as
+    numbers in -1..1, by split and clip, noise by file.
+    """
+    rng = np.random.default_rng(3)
+    folder = root / "fsd"
+    for name in ("chunks", "noise_22050", "dev_chunks", "eval_chunks"):
+        (folder / name).mkdir(parents=True)
+    (folder / "chunks" / "lbl_map.json").write_text(
+        json.dumps({f"Sound_{k}": k for k in range(200)})
+    )
+    wrote = {"noise": []}
+    for number in range(num_noise):
+        wave = tone(rng, 1.2 + 0.1 * number)
+        soundfile.write(folder / "noise_22050" / f"n{number}.wav", wave, 22050)
+        wrote["noise"].append(wave / np.float32(32768))
+    clip = 90
+    for split, name, place, num in (
+        ("train", "tr", "dev_chunks", num_train),
+        ("val", "val", "dev_chunks", num_val),
+        ("test", "eval", "eval_chunks", num_test),
+    ):
+        wrote[split], lines = {}, []
+        for number in range(num):
+            clip += 5
+            labels = [f"Sound_{clip}", "Sound_7"][: 1 + number % 2]
+            chunks = []
+            for chunk in range(1 + number % 3):
+                wave = tone(rng, 1)
+                path = f"{place}/{clip}_{chunk:04d}.wav"
+                soundfile.write(folder / path, wave, 22050)
+                chunks.append(wave / np.float32(32768))
+                lines.append((f"/media/fsd50k/{path}", ",".join(labels), clip))
+            wrote[split][clip] = (chunks, labels)
+        with open(folder / "chunks" / f"{name}.csv", "w", newline="") as stream:
+            table = csv.writer(stream)
+            table.writerow(("files", "labels", "ext"))
+            table.writerows(lines[row] for row in rng.permutation(len(lines)))
     return wrote

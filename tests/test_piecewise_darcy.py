@@ -99,7 +99,7 @@ def test_finer_grid_shows_the_same_field():
 
 
 def test_make_writes_the_official_layout(tmp_path):
-    kwargs = {"num": 3, "nodes": 11, "seed": 5, "high": 12, "low": 3}
+    kwargs = {"num": 3, "nodes": 11, "seed": 5, "high": 12.0, "low": 3.0}
     path = piecewise_darcy.make(tmp_path, "train", **kwargs)
     assert path == tmp_path / "piececonst_r421_N1024_smooth1.mat"
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
@@ -139,8 +139,8 @@ def test_unfinished_file_is_not_left(tmp_path, monkeypatch):
         ({"num": 0}, "num = 0; allowed: 1 or more"),
         ({"nodes": 2}, "nodes = 2; allowed: 3 or more"),
         ({"seed": -1}, "seed = -1"),
-        ({"low": 0}, "allowed: finite numbers with 0 < low <= high"),
-        ({"high": 2}, "allowed: finite numbers with 0 < low <= high"),
+        ({"low": 0.0}, "allowed: finite numbers with 0 < low <= high"),
+        ({"high": 2.0}, "allowed: finite numbers with 0 < low <= high"),
     ],
 )
 def test_make_refuses_what_makes_no_problem(tmp_path, kwargs, message):

@@ -157,7 +157,9 @@ def _maps(
                 f"{paths[row][1]}; allowed: as many"
             )
         maps = np.zeros((SIZE, SIZE, NUM_CHANNELS), np.float32)
-        (into_r, of_r), (into_c, of_c) = (_window(c, len(single)) for c in corners[row])
+        (into_r, of_r), (into_c, of_c) = (
+            _window(c, len(single)) for c in corners[row].tolist()
+        )
         inside = maps[into_r, into_c]
         num = 2 * single.shape[1]
         inside[..., 0:num:2] = single[of_c]
@@ -168,7 +170,9 @@ def _maps(
     def read_y(row):
         known = np.minimum(distances(paths[row][1]), cap)
         maps = np.full((SIZE, SIZE, 1), outside, np.float32)
-        (into_r, of_r), (into_c, of_c) = (_window(c, len(known)) for c in corners[row])
+        (into_r, of_r), (into_c, of_c) = (
+            _window(c, len(known)) for c in corners[row].tolist()
+        )
         known = known[of_r, of_c]
         maps[into_r, into_c, 0] = np.where(np.isnan(known), missing, known)
         return maps
@@ -192,7 +196,7 @@ def _corners(length: np.ndarray, is_random: bool, seed: tuple) -> np.ndarray:
 
 def _window(corner: int, length: int) -> tuple[slice, slice]:
     """Pixels of the crop that a protein fills, and its residues that fill them."""
-    start = int(corner) - PAD  # residue, if there is one, of the first pixel
+    start = corner - PAD  # residue, if there is one, of the first pixel
     first, last = max(start, 0), min(start + SIZE, length)
     return slice(first - start, last - start), slice(first, last)
 
