@@ -21,7 +21,7 @@ def lazy(array=ARRAY):
 @pytest.mark.parametrize(
     "index",
     [
-        *(3, -1, slice(None), slice(1, 4), slice(None, None, -2), slice(5, 99)),
+        *(3, -1, ..., slice(None), slice(1, 4), slice(None, None, -2), slice(5, 99)),
         *([4, 0, 4], np.array([], int), np.array([True] * 3 + [False] * 3)),
     ],
 )
@@ -40,10 +40,23 @@ def test_only_asked_rows_are_read():
     assert asked == [2, 0]
 
 
-def test_row_out_of_range_is_refused():
-    found, _ = lazy()
+@pytest.mark.parametrize(
+    "index", [6, -7, [0, 6], np.array([True] * 5), np.array([0.0, 1.0])]
+)
+def test_row_out_of_range_is_refused(index):
+    found, asked = lazy()
     with pytest.raises(IndexError):
-        found[6]
+        found[index]
+    with pytest.raises(IndexError):
+        found.take(np.atleast_1d(index))
+    assert asked == []
+
+
+def test_few_rows_of_many_are_found_without_listing_all():
+    found = rows.Rows(lambda at: at[:, None], (10**12, 1), np.int64)
+    assert found[[3, -1]].tolist() == [[3], [10**12 - 1]]
+    assert found.take(np.array([7, 5]))[-1].tolist() == [5]
+    assert found[10**11 : 10**11 + 2].tolist() == [[10**11], [10**11 + 1]]
 
 
 def test_one_by_one_stacks_samples():

@@ -61,7 +61,7 @@ class Rows:
 
     def __getitem__(self, index) -> np.ndarray:
         """Read a row, a slice of rows, or an array of rows (numbers or a mask)."""
-        rows = np.arange(len(self))[index]
+        rows = _numbers(index, len(self))
         if rows.size == 0:
             return np.empty((*rows.shape, *self.shape[1:]), self.dtype)
         found = np.asarray(self._read(np.atleast_1d(rows)), self.dtype)
@@ -73,7 +73,7 @@ class Rows:
 
     def take(self, rows: np.ndarray) -> "Rows":
         """The same, of these rows only."""
-        rows = np.arange(len(self))[rows]
+        rows = _numbers(rows, len(self))
         shape = (len(rows), *self.shape[1:])
         return Rows(lambda at: self._read(rows[at]), shape, self.dtype)
 
@@ -119,3 +119,21 @@ def blocks(array: "np.ndarray | Rows") -> Iterator[np.ndarray]:
     step = max(BLOCK_VALUES // each, 1)
     for start in range(0, len(array), step):
         yield np.asarray(array[start : start + step])
+
+
+def _numbers(index, num: int) -> np.ndarray:
+    """Rows that an index means, without listing all `num` of them."""
+    if index is Ellipsis:
+        index = slice(None)
+    if isinstance(index, slice):
+        return np.arange(*index.indices(num))
+    rows = np.asarray(index)
+    if rows.dtype == bool and rows.shape == (num,):
+        return np.flatnonzero(rows)
+    if rows.size == 0:
+        return rows.astype(np.int64)
+    if rows.dtype.kind not in "iu":
+        raise IndexError(f"rows {rows.dtype} {rows.shape} of {num}")
+    if rows.min() < -num or rows.max() >= num:
+        raise IndexError(f"rows {rows.min()} to {rows.max()} of {num}")
+    return np.where(rows < 0, rows + num, rows)
