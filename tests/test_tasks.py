@@ -143,6 +143,30 @@ def test_point_scale_has_a_mean_per_point_and_a_deviation_per_channel():
     np.testing.assert_allclose(scale.apply(values).mean(0), 0.0, atol=1e-5)
 
 
+def test_column_scale_has_a_mean_and_a_deviation_per_value():
+    values = fields()
+    values[:, 1] *= [1.0, 100.0]
+    scale = tasks.fit_scale(values, "column")
+    assert scale.mean.shape == scale.std.shape == (6, 2)
+    assert scale.mean.dtype == scale.std.dtype == np.float32
+    np.testing.assert_allclose(scale.mean, values.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(scale.std, values.std(0), rtol=1e-5)
+    done = scale.apply(values)
+    np.testing.assert_allclose(done.mean(0), 0.0, atol=1e-5)
+    np.testing.assert_allclose(done.std(0), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(scale.invert(done), values, rtol=1e-4)
+
+
+def test_column_scale_leaves_constant_columns_at_zero():
+    values = np.full((7, 3, 1), 0.1, np.float32)
+    values[:, 1, 0] = np.arange(7)
+    scale = tasks.fit_scale(values, "column")
+    assert scale.std[[0, 2]].tolist() == [[1.0], [1.0]]
+    assert not scale.apply(values)[:, [0, 2]].any()
+    # What training never showed is not blown up in another split.
+    np.testing.assert_allclose(scale.apply(values + 1)[:, 0], 1.0)
+
+
 def test_no_scale_changes_nothing():
     values = fields()
     scale = tasks.fit_scale(values, "none")
@@ -150,7 +174,7 @@ def test_no_scale_changes_nothing():
     np.testing.assert_array_equal(scale.invert(values), values)
 
 
-@pytest.mark.parametrize("kind", ["channel", "point", "none"])
+@pytest.mark.parametrize("kind", ["channel", "point", "column", "none"])
 def test_scale_inverts_what_it_applies(kind):
     values = fields()
     scale = tasks.fit_scale(values, kind)
@@ -181,7 +205,9 @@ def test_scale_is_exact_for_large_offsets():
 
 
 def test_scale_refuses_unknown_kind():
-    with pytest.raises(errors.InputError, match="'minmax'; allowed: channel, point"):
+    with pytest.raises(
+        errors.InputError, match="'minmax'; allowed: channel, point, col"
+    ):
         tasks.fit_scale(fields(), "minmax")
 
 
@@ -375,3 +401,79 @@ def test_distances_are_scaled_by_those_that_are_judged():
     scale = tasks.sign(task, "none", "channel").scale_y
     np.testing.assert_allclose((scale.mean, scale.std), ([4.0], [2.0]))
     assert tasks.sign(task, "none", "none").scale_y.std == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_stratified_hold_out_keeps_the_shares_of_classes(seed):
+    labels = np.random.default_rng(5).permutation(np.repeat([0, 1, 2], [60, 30, 10]))
+    rows = tasks.hold_out(100, 0.2, seed, stratify=labels)
+    assert np.bincount(labels[rows["val"]]).tolist() == [12, 6, 2]
+    assert sorted(np.concatenate(list(rows.values()))) == list(range(100))
+    assert all((np.diff(found) > 0).all() for found in rows.values())
+
+
+def test_stratified_hold_out_is_drawn_by_its_seed():
+    labels = np.arange(40) % 2
+    one, same, other = (
+        tasks.hold_out(40, 0.2, seed, stratify=labels)["val"].tolist()
+        for seed in (3, 3, 4)
+    )
+    assert one == same != other
+
+
+@pytest.mark.parametrize("val_frac", [0.0, 0.5, 0.9, 1.0])
+def test_stratified_hold_out_leaves_one_of_each_class_to_train(val_frac):
+    labels = np.array([2, 0, 0, 1, 0, 1, 0])
+    rows = tasks.hold_out(7, val_frac, 0, stratify=labels)
+    assert set(labels[rows["train"]]) == {0, 1, 2}
+    assert len(rows["val"]) == {0.0: 1, 0.5: 4, 0.9: 4, 1.0: 4}[val_frac]
+
+
+def test_stratified_hold_out_of_single_samples_is_empty():
+    rows = tasks.hold_out(3, 0.5, 0, stratify=np.arange(3))
+    assert rows["val"].size == 0 and rows["train"].tolist() == [0, 1, 2]
+
+
+def classes():
+    arrays = raw(num_train=50)
+    y = np.arange(50) % 5 // 4  # a fifth is of class 1
+    arrays["train"]["y"] = y.astype(np.int32)
+    arrays["test"]["y"] = np.zeros(6, np.int32)
+    return arrays
+
+
+def test_split_stratifies_if_told():
+    task = make(classes(), kind="classification", stratify=True)
+    assert np.bincount(task.splits["val"]["y"]).tolist() == [8, 2]
+    assert np.bincount(task.splits["train"]["y"]).tolist() == [32, 8]
+
+
+def test_given_validation_split_is_kept():
+    arrays = raw()
+    arrays["val"] = {key: value[:3] + 100 for key, value in arrays["train"].items()}
+    task = make(arrays)
+    for split in tasks.SPLITS:
+        np.testing.assert_array_equal(task.splits[split]["x"], arrays[split]["x"])
+    assert len(task.splits["train"]["x"]) == 20
+
+
+def test_given_validation_split_is_checked():
+    arrays = raw()
+    arrays["val"] = {"x": np.full((2, 3), np.nan), "y": np.zeros((2, 3))}
+    with pytest.raises(errors.InputError, match="toy: val x has values that are not"):
+        make(arrays)
+
+
+def test_unit_gaussian_is_unbiased_with_an_epsilon():
+    values = np.float32([[[1.0], [5.0]], [[3.0], [5.0]], [[8.0], [5.0]]])
+    scale = tasks.fit_scale(values, "unit_gaussian")
+    np.testing.assert_allclose(scale.mean[:, 0], [4.0, 5.0])
+    np.testing.assert_allclose(scale.std[:, 0], [np.sqrt(13) + 1e-5, 1e-5], rtol=1e-6)
+
+
+def test_given_validation_split_loses_its_groups():
+    arrays, _ = grouped([1] * 8)
+    arrays["val"] = dict(arrays["test"])
+    for keeps in (False, True):
+        splits = make(arrays, keeps_groups=keeps).splits
+        assert ("group" in splits["val"]) == ("group" in splits["test"]) == keeps

@@ -17,13 +17,14 @@ import numpy as np
 from jaxtyping import Int
 
 from recraft_jax import errors
-from recraft_jax.data import rows
+from recraft_jax.data import draws, rows
 
 SPLITS = ("train", "val", "test")
 KINDS = (
     *("dense", "segmentation", "distance"),
     *("classification", "multilabel", "regression"),
 )
+SCALES = ("channel", "point", "column", "unit_gaussian", "none")
 ON_GRID = KINDS[:3]  # kinds that predict an array on the grid of the input
 LOOKED_AT = 1 << 28  # values of `Rows` that scales are fitted to
 HASHED = 1 << 26  # values of `Rows` that are checked and hashed
@@ -131,17 +132,29 @@ def fit_scale(values: "np.ndarray | rows.Rows", kind: str) -> Scale:
     Args:
       values: training samples.
       kind: `channel` (one mean and deviation per channel), `point` (the mean per grid
-        point, one deviation per channel) or `none`.
+        point, one deviation per channel), `column` (mean and deviation of each value
+        of a sample by itself, for columns of a table in different units),
+        `unit_gaussian` (the same with the unbiased deviation and 1e-5 added to it, as
+        the code of the Fourier neural operator has it: T22) or `none`.
     """
     if kind == "none":
         return Scale(np.float32(0), np.float32(1))
-    if kind not in ("channel", "point"):
+    if kind not in SCALES:
         raise errors.InputError(
-            f"standardisation {kind!r}; allowed: channel, point, none"
+            f"standardisation {kind!r}; allowed: {', '.join(SCALES)}"
         )
     values = rows.some(values, LOOKED_AT)
+    if kind == "unit_gaussian":
+        mean = values.mean(axis=0, dtype=np.float64)
+        std = values.std(axis=0, dtype=np.float64, ddof=min(1, len(values) - 1)) + 1e-5
+        return Scale(mean.astype(np.float32), std.astype(np.float32))
     over = tuple(range(values.ndim - 1))
-    mean = values.mean(axis=0 if kind == "point" else over, dtype=np.float64)
+    mean = values.mean(axis=over if kind == "channel" else 0, dtype=np.float64)
+    if kind == "column":
+        # Rounding leaves equal values a deviation; theirs is none.
+        is_equal = values.max(axis=0) == values.min(axis=0)
+        mean = np.where(is_equal, values[0], mean)
+        over = 0
     std = (values - mean).std(axis=over, dtype=np.float64)
     # A constant channel stays at zero instead of being divided by nothing.
     std = np.where(std > 0, std, 1.0)
@@ -158,6 +171,7 @@ def split_task(
     val_frac: float,
     split_seed: int,
     num_classes: int = 0,
+    stratify: bool = False,
     keeps_groups: bool = False,
     **about: Any,
 ) -> Task:
@@ -166,7 +180,8 @@ def split_task(
     Args:
       name: the task.
       arrays: `train` and `test`, each with `x` and `y`, and `val` if it is given. With
-        `group` in `train`, validation takes whole groups.
+        `group` in `train`, validation takes whole groups. A `val` that is given
+        validates in `corrected`, and nothing is held out.
       kind: a name in `KINDS`.
       metric: name of the metric.
       protocol: `corrected` holds `val_frac` of the training samples out; `official`
@@ -176,6 +191,7 @@ def split_task(
       split_seed: seed of that draw, apart from the run's seed so that runs with other
         seeds see the same split.
       num_classes: K_t for classification, k for multi-label.
+      stratify: whether classes keep their shares, see `hold_out`; not with groups.
       keeps_groups: whether validation and test split keep `group`.
       **about: further attributes of `Task`.
 
@@ -190,8 +206,8 @@ def split_task(
     train, test = dict(arrays["train"]), dict(arrays["test"])
     given = dict(arrays["val"]) if "val" in arrays else None
     group = train.pop("group", None)
-    if not keeps_groups:
-        test.pop("group", None)
+    for part in () if keeps_groups else (test, given or {}):
+        part.pop("group", None)
     if protocol == "official":
         if given is not None:
             train = {k: rows.joined(train[k], given[k]) for k in train}
@@ -205,7 +221,8 @@ def split_task(
                 "which cannot be split; allowed: two groups or more (try a larger "
                 "data.num_samples)"
             )
-        picks = hold_out(len(train["x"]), val_frac, split_seed, group)
+        labels = train["y"] if stratify else None
+        picks = hold_out(len(train["x"]), val_frac, split_seed, group, labels)
         splits = {
             split: {k: rows.take(v, i) for k, v in train.items()}
             for split, i in picks.items()
@@ -222,6 +239,7 @@ def hold_out(
     val_frac: float,
     split_seed: int,
     group: Int[np.ndarray, " n"] | None = None,
+    stratify: Int[np.ndarray, " n"] | None = None,
 ) -> dict[str, np.ndarray]:
     """Draw which of `num` training samples validate: sorted rows of `train` and `val`.
 
@@ -229,10 +247,15 @@ def hold_out(
     in a drawn order, and each validates that brings the number of samples closer to
     the share asked for: one group at least, the smallest if all are too large, and all
     but one at most.
+
+    With classes as `stratify` and no groups, each class validates with its share, and
+    one sample of it at least trains: so none validates if each is of another class.
     """
     rng = np.random.default_rng(split_seed)
     if group is None:
         num_val = max(round(val_frac * num), min(1, num - 1))
+        if stratify is not None:
+            return _hold_out_classes(stratify, num_val, split_seed)
         order = rng.permutation(num)
         return {"val": np.sort(order[:num_val]), "train": np.sort(order[num_val:])}
     _, index, sizes = np.unique(group, return_inverse=True, return_counts=True)
@@ -245,6 +268,17 @@ def hold_out(
     if not held.any():
         held[order[sizes[order].argmin()]] = len(sizes) > 1
     return {"val": np.flatnonzero(held[index]), "train": np.flatnonzero(~held[index])}
+
+
+def _hold_out_classes(labels: np.ndarray, num_val: int, seed: int) -> dict:
+    order = draws.order(labels, seed)
+    # The last sample of each class in this order is kept for training.
+    _, last = np.unique(labels[order][::-1], return_index=True)
+    free = np.ones(len(order), bool)
+    free[len(order) - 1 - last] = False
+    held = np.zeros(len(order), bool)
+    held[order[free][:num_val]] = True
+    return {"val": np.flatnonzero(held), "train": np.flatnonzero(~held)}
 
 
 def checked(task: Task) -> Task:
