@@ -149,7 +149,7 @@ def make(
     def encode(params, tokens, mask=None):
         if prefix:
             special = jnp.asarray(params["embedder/prefix"], tokens.dtype)
-            special = jnp.broadcast_to(special, (len(tokens), *special.shape))
+            special = jnp.broadcast_to(special, (tokens.shape[0], *special.shape))
             tokens = jnp.concatenate([special, tokens], axis=1)
         given = (mask,) if mask is not None and is_text else ()
         return run_encoder(tree.under(params, "body"), tokens, *given)[:, prefix:]

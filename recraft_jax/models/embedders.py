@@ -94,7 +94,7 @@ class PatchEmbedder(nn.Module):
             tokens += self.param("position", table, (tokens.shape[1], self.width))
         if self.num_prefix:
             prefix = self.param("prefix", table, (self.num_prefix, self.width))
-            prefix = jnp.broadcast_to(prefix, (len(tokens), *prefix.shape))
+            prefix = jnp.broadcast_to(prefix, (tokens.shape[0], *prefix.shape))
             tokens = jnp.concatenate([prefix, tokens], axis=1)
         return tokens
 
@@ -145,7 +145,7 @@ class ImageHead(nn.Module):
         if len(spatial) == 2:
             return patches.resize(image, spatial, patches.pooling)
         image = patches.resize(image, patches.folded(spatial[0]), patches.pooling)
-        return image.reshape(len(image), -1, channels)[:, : spatial[0]]
+        return image.reshape(image.shape[0], -1, channels)[:, : spatial[0]]
 
 
 class PooledHead(nn.Module):

@@ -223,13 +223,13 @@ class Encoder(nn.Module):
         self, tokens: Float[Array, "b l d"], grid: tuple[int, int]
     ) -> Float[Array, "b m e"]:
         """Encode tokens that lie on `grid`, row by row."""
-        x = tokens.reshape(len(tokens), *grid, -1).astype(jnp.float32)
+        x = tokens.reshape(tokens.shape[0], *grid, -1).astype(jnp.float32)
         last = len(self.depths) - 1
         for index, (depth, block) in enumerate(
             zip(self.depths, self.blocks, strict=True)
         ):
             x = Stage(depth, block, index < last, name=f"stage_{index}")(x)
-        x = x.reshape(len(x), -1, x.shape[-1])
+        x = x.reshape(x.shape[0], -1, x.shape[-1])
         return layers.LayerNorm(self.norm_eps, self.dtype, name="norm")(x)
 
 

@@ -123,7 +123,7 @@ class Embeddings(nn.Module):
         table = self.param("position", zeros, (1 + self.side**2, self.width))
         positions = patches.interpolate(table[1:], (rows, columns))
         first = jnp.broadcast_to(
-            prefix + table[:1], (len(tokens), *prefix.shape)
+            prefix + table[:1], (tokens.shape[0], *prefix.shape)
         ).astype(tokens.dtype)
         return jnp.concatenate([first, tokens + positions.astype(tokens.dtype)], axis=1)
 
