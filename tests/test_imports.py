@@ -52,6 +52,7 @@ MAY_IMPORT = {
         *(*LAYER0, "build"),
         *("data/pipeline", "data/tasks", "models/body", "models/pretrained"),
     ),
+    "export": ("artifact", "cli", "errors", "predictor", "writer"),
     "provenance": (".", "errors"),
     "measure": ("errors", "provenance"),
     "program": (),
