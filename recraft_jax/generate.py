@@ -10,8 +10,12 @@ is the key of the first run of samples, or of tasks drawn by seed (diffusion_sor
 shallow_water, diffusion_reaction_2d) the first seed. Defaults are those of the
 published file. What is finished stays in FILE.parts: the same command goes on after a
 kill and ends with the same file. FILE.json says how FILE was made.
+
+--task=darcy_flow and --task=spherical make the files of NAS-Bench-360 into the folder
+--out, the second one from --out/cifar-100-python (generate_nas360.py).
 """
 
+import argparse
 import contextlib
 import functools
 import importlib
@@ -25,7 +29,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -33,7 +36,7 @@ import rich.console
 import rich.progress
 from jax.sharding import PartitionSpec
 
-from recraft_jax import cli, errors, tree, writer
+from recraft_jax import cli, errors, generate_nas360, provenance, writer
 from recraft_jax import mesh as meshes
 from recraft_jax.data import pdebench_file, pdebench_layout
 from recraft_jax.pde import equation
@@ -64,7 +67,7 @@ def make(
     asked = {"task": task, "num": num, "nx": nx, "key": key, "mode": mode}
     parts, card = (out.with_name(f"{out.name}.{s}") for s in ("parts", "json"))
     if out.exists():
-        _check_same(out, card, asked)
+        provenance.check_same(out, card, asked)
         shutil.rmtree(parts, ignore_errors=True)  # killed on its last step
         return
     if not out.parent.is_dir():
@@ -73,7 +76,7 @@ def make(
         )
     begun = parts / "asked.json"
     if begun.exists() or any(parts.glob("*.npz")):
-        _check_same(parts, begun, asked)
+        provenance.check_same(parts, begun, asked)
     settings = asked | {"chunk": chunk or _chunk(task, num, nx)}
     if begun.exists():
         settings = json.loads(begun.read_text())  # the same chunks as before the kill
@@ -92,7 +95,8 @@ def check(task: str, num: int, nx: int, key: int, mode: str, chunk: int) -> None
     """Refuse values before any work."""
     if task not in pdebench_layout.LAYOUTS:
         allowed = ", ".join(pdebench_layout.LAYOUTS)
-        raise errors.InputError(f"--task={task}; allowed: {allowed}")
+        makers = ", ".join(generate_nas360.MAKERS)
+        raise errors.InputError(f"--task={task}; allowed: {allowed}, {makers}")
     if mode not in equation.MODES:
         raise errors.InputError(f"--mode={mode}; allowed: {', '.join(equation.MODES)}")
     for name, value, least in (
@@ -119,23 +123,6 @@ def seconds(task: str, num: int, nx: int, mode: str) -> float:
 def find(task: str) -> equation.Equation:
     """Return the equation of a task."""
     return importlib.import_module(f"recraft_jax.pde.{task}").EQUATION
-
-
-def _check_same(path: pathlib.Path, card: pathlib.Path, asked: dict[str, Any]) -> None:
-    """Refuse what was made with other settings, or by somebody else."""
-    try:
-        made = json.loads(card.read_text())
-    except (OSError, ValueError):
-        raise errors.InputError(
-            f"{path} exists and {card.name} does not say how it was made; allowed: "
-            "another --out"
-        ) from None
-    found = tree.differences({k: made.get(k) for k in asked}, asked)
-    if found:
-        raise errors.InputError(
-            f"{path} was made with other settings ({'; '.join(found)}); allowed: the "
-            "same ones, or another --out"
-        )
 
 
 def _chunk(task: str, num: int, nx: int) -> int:
@@ -321,16 +308,21 @@ def main(argv: Sequence[str]) -> int:
 
 def _generate(argv: Sequence[str]) -> None:
     parser = cli.Parser("generate", __doc__)
-    parser.add_argument(
-        "--task", required=True, help=", ".join(pdebench_layout.LAYOUTS)
-    )
+    tasks = (*pdebench_layout.LAYOUTS, *generate_nas360.MAKERS)
+    parser.add_argument("--task", required=True, help=", ".join(tasks))
     parser.add_argument("--num", type=int, help="samples")
     parser.add_argument("--nx", type=int, help="cells of each spatial axis")
     parser.add_argument("--key", type=int, help="of the first run, or first seed")
     parser.add_argument("--mode", default="accurate", help=", ".join(equation.MODES))
     parser.add_argument("--chunk", type=int, default=0, help="samples at a time")
     parser.add_argument("--out", type=pathlib.Path, help="the file to write")
+    parser.add_argument("--low", type=float, help="of darcy_flow, by default 4")
     given = parser.parse_args(argv)
+    if given.task in generate_nas360.MAKERS:
+        _generate_nas360(given)
+        return
+    if given.low is not None:
+        raise errors.InputError(f"--low={given.low}; allowed: with --task=darcy_flow")
     check(given.task, 1, 8, 0, given.mode, 0)
     layout = pdebench_layout.LAYOUTS[given.task]
     num, nx, key = (
@@ -354,6 +346,16 @@ def _generate(argv: Sequence[str]) -> None:
     )
     size = out.stat().st_size / 1e6
     print(f"{out}: {size:.1f} MB{', there already' if is_there else ''}")
+
+
+def _generate_nas360(given: argparse.Namespace) -> None:
+    if given.mode != "accurate" or given.chunk:
+        raise errors.InputError(
+            f"--mode and --chunk with --task={given.task}; allowed: leave them out"
+        )
+    low = 4.0 if given.low is None else given.low
+    out = given.out or pathlib.Path()
+    generate_nas360.make(given.task, out, given.num, given.nx, given.key, low)
 
 
 def announcement(

@@ -7,7 +7,7 @@ neither the data nor the backbone's files are needed any more.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -135,38 +135,45 @@ def _forward(signature: tasks.Signature, apply: Callable) -> Callable:
     return forward
 
 
-def run(
-    predictor: Predictor, blocks: Iterable[np.ndarray], batch_size: int = 128
-) -> Iterator[dict[str, np.ndarray]]:
-    """Predict blocks of samples, one after the other, in memory for one.
+def make_step(
+    predictor: Predictor, batch_size: int = 128
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """Make `x [n *x_shape] -> outputs of forward`, numpy, any n, one program.
 
     Args:
       predictor: the predictor.
-      blocks: `[n *x_shape]` each, in the units of the training data.
-      batch_size: samples of a step; one program is compiled.
-
-    Yields:
-      Outputs of `forward` for each block.
-
-    Raises:
-      InputError: another shape, or values that are not finite.
+      batch_size: samples of a step.
     """
     step = jax.jit(predictor.forward)
     params = jax.device_put(predictor.params)
-    begin = 0
-    for block in blocks:
-        check(block, predictor.signature, begin)
-        begin += len(block)
+
+    def call(x):
         parts = []
-        for batch in pipeline.once({"x": block}, batch_size):
-            mask = batch.pop("mask")
-            out = jax.device_get(step(params, np.asarray(batch["x"], np.float32)))
-            parts.append({name: value[mask] for name, value in out.items()})
-        yield {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+        for batch in pipeline.once({"x": x}, batch_size):
+            out = step(params, np.asarray(batch["x"], np.float32))
+            out = jax.device_get(out)
+            parts.append({name: value[batch["mask"]] for name, value in out.items()})
+        return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+    return call
+
+
+def run(
+    predictor: Predictor, x: np.ndarray, batch_size: int = 128
+) -> dict[str, np.ndarray]:
+    """Predict samples `[n *x_shape]` in the units of the training data.
+
+    Raises:
+      InputError: another shape, no samples, or values that are not finite.
+    """
+    check(x, predictor.signature)
+    return make_step(predictor, batch_size)(x)
 
 
 def check(x: np.ndarray, signature: tasks.Signature, begin: int = 0) -> None:
     """Refuse inputs that the predictor cannot take, by sample, counted from `begin`."""
+    if not len(x):
+        raise errors.InputError("no inputs; allowed: one sample or more")
     if x.shape[1:] != signature.x_shape:
         want = ", ".join(str(size) for size in signature.x_shape)
         raise errors.InputError(

@@ -1,11 +1,14 @@
-"""Where a result comes from: versions of libraries and of this code."""
+"""Where a result comes from: versions of libraries and of this code, settings."""
 
+import json
 import pathlib
 import platform
 import subprocess
 from importlib import metadata
+from typing import Any
 
 import recraft_jax
+from recraft_jax import errors, tree
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "ott-jax", "orbax-checkpoint", "numpy")
 
@@ -34,3 +37,29 @@ def git_commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if is_changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def check_same(path: pathlib.Path, card: pathlib.Path, asked: dict[str, Any]) -> None:
+    """Refuse what was made with other settings, or by somebody else.
+
+    Args:
+      path: what is there.
+      card: JSON beside it that says how it was made.
+      asked: settings that must be the same.
+
+    Raises:
+      InputError: another setting, or no card.
+    """
+    try:
+        made = json.loads(card.read_text())
+    except (OSError, ValueError):
+        raise errors.InputError(
+            f"{path} exists and {card.name} does not say how it was made; allowed: "
+            "another --out"
+        ) from None
+    found = tree.differences({k: made.get(k) for k in asked}, asked)
+    if found:
+        raise errors.InputError(
+            f"{path} was made with other settings ({'; '.join(found)}); allowed: the "
+            "same ones, or another --out"
+        )

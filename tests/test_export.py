@@ -44,7 +44,7 @@ def test_process_without_this_package_predicts_the_same(exported, tmp_path):
     paths["out"] = str(tmp_path / "found.npz")
     code = ALONE.format(names=ABSENT, **paths)
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
-    (want,) = predictor.run(predictor.load(workdir), [x])
+    want = predictor.run(predictor.load(workdir), x)
     with np.load(tmp_path / "found.npz") as found:
         assert set(found) == {"logits", "probabilities"}
         for name in found:

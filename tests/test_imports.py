@@ -40,7 +40,14 @@ MAY_IMPORT = {
     "baselines": ("metrics", "writer", "data/rows", "data/tasks"),
     "scoring": ("mesh", "data/pipeline", "losses/*"),
     "sources": ("errors", *MODELS_TO_DATA),
-    "generate": ("cli", "errors", "mesh", "tree", "writer", "data/pdebench*", "pde/*"),
+    "generate": (
+        *("cli", "errors", "generate_nas360", "mesh", "provenance", "writer"),
+        *("data/pdebench*", "pde/*"),
+    ),
+    "generate_nas360": (
+        *("errors", "provenance", "writer"),
+        *("data/nas360/spherical", "pde/piecewise_darcy"),
+    ),
     "targets": (
         *("errors", "paths", "asset_table", "assets", "generate", "writer"),
         "data/*",
@@ -52,8 +59,13 @@ MAY_IMPORT = {
         *(*LAYER0, "build"),
         *("data/pipeline", "data/tasks", "models/body", "models/pretrained"),
     ),
+    "outputs": ("errors",),
+    "predict": (
+        *("cli", "errors", "outputs", "predictor", "writer"),
+        *("data/arrays_file", "data/rows"),
+    ),
     "export": ("artifact", "cli", "errors", "predictor", "writer"),
-    "provenance": (".", "errors"),
+    "provenance": (".", "errors", "tree"),
     "measure": ("errors", "provenance"),
     "program": (),
     "benchmark_bodies": (
@@ -120,7 +132,10 @@ DOORS = {
     "tokenizers": ("data/text",),
     "transformers": ("models/pretrained", "benchmark_torch"),
     "tensorflow_datasets": ("data/tfds",),
-    "h5py": ("data/pdebench_file", "data/nas360/darcy_flow", "data/arrays_store"),
+    "h5py": (
+        *("data/pdebench_file", "data/nas360/darcy_flow", "data/arrays_store"),
+        "outputs",
+    ),
     "pyarrow": ("data/arrays_table",),
     "tensorstore": ("data/arrays_store",),
     "sklearn": (

@@ -5,7 +5,6 @@ import pytest
 import scipy.fft
 import scipy.io
 
-from recraft_jax import errors
 from recraft_jax.pde import piecewise_darcy
 
 
@@ -98,28 +97,31 @@ def test_finer_grid_shows_the_same_field():
     assert error < 0.05
 
 
-def test_make_writes_the_official_layout(tmp_path):
-    kwargs = {"num": 3, "nodes": 11, "seed": 5, "high": 12.0, "low": 3.0}
-    path = piecewise_darcy.make(tmp_path, "train", **kwargs)
-    assert path == tmp_path / "piececonst_r421_N1024_smooth1.mat"
+def test_samples_are_of_two_materials_and_solved():
+    a, u = piecewise_darcy.sample("train", 4, nodes=11, seed=5, high=12.0, low=3.0)
+    assert set(np.unique(a)) == {3, 12}
+    np.testing.assert_array_equal(piecewise_darcy.solve(a), u)
+
+
+def test_samples_depend_on_seed_split_and_index():
+    def sol(split, index, seed):
+        return piecewise_darcy.sample(split, index, nodes=9, seed=seed)[1]
+
+    first = sol("train", 1, 1)
+    np.testing.assert_array_equal(sol("train", 1, 1), first)
+    for other in (("train", 1, 2), ("test", 1, 1), ("train", 2, 1)):
+        assert (sol(*other) != first).any()
+
+
+def test_file_has_the_official_layout(tmp_path):
+    path = tmp_path / piecewise_darcy.FILES["train"]
+    coeff, sol = np.random.default_rng(0).normal(size=(2, 3, 5, 5))
+    piecewise_darcy.write(path, coeff, sol)
+    assert path.name == "piececonst_r421_N1024_smooth1.mat"
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
     found = scipy.io.loadmat(path)
-    assert found["coeff"].shape == found["sol"].shape == (3, 11, 11)
-    assert found["sol"].dtype == np.float64
-    assert set(np.unique(found["coeff"])) == {3, 12}
-    for a, u in zip(found["coeff"], found["sol"], strict=True):
-        np.testing.assert_array_equal(piecewise_darcy.solve(a.astype(float)), u)
-
-
-def test_files_depend_on_seed_and_split_and_begin_alike(tmp_path):
-    def sol(split, **kwargs):
-        path = piecewise_darcy.make(tmp_path, split, nodes=9, **kwargs)
-        return scipy.io.loadmat(path)["sol"]
-
-    first = sol("train", num=2, seed=1)
-    np.testing.assert_array_equal(sol("train", num=4, seed=1)[:2], first)
-    assert (sol("train", num=2, seed=2) != first).any((1, 2)).all()
-    assert (sol("test", num=2, seed=1) != first).any((1, 2)).all()
+    np.testing.assert_array_equal(found["coeff"], coeff)
+    np.testing.assert_array_equal(found["sol"], sol)
 
 
 def test_unfinished_file_is_not_left(tmp_path, monkeypatch):
@@ -128,23 +130,5 @@ def test_unfinished_file_is_not_left(tmp_path, monkeypatch):
 
     monkeypatch.setattr(scipy.io, "savemat", fail)
     with pytest.raises(OSError, match="disk full"):
-        piecewise_darcy.make(tmp_path, "test", num=1, nodes=5)
+        piecewise_darcy.write(tmp_path / "a.mat", *np.zeros((2, 1, 5, 5)))
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"split": "val"}, "split = 'val'; allowed: train, test"),
-        ({"num": 0}, "num = 0; allowed: 1 or more"),
-        ({"nodes": 2}, "nodes = 2; allowed: 3 or more"),
-        ({"seed": -1}, "seed = -1"),
-        ({"low": 0.0}, "allowed: finite numbers with 0 < low <= high"),
-        ({"high": 2.0}, "allowed: finite numbers with 0 < low <= high"),
-    ],
-)
-def test_make_refuses_what_makes_no_problem(tmp_path, kwargs, message):
-    with pytest.raises(errors.InputError, match=message):
-        piecewise_darcy.make(tmp_path, **{"split": "train", "num": 1} | kwargs)
-    with pytest.raises(errors.InputError, match="no such folder"):
-        piecewise_darcy.make(tmp_path / "none", "train", num=1)

@@ -31,9 +31,7 @@ def finished(request, smoke, backbone, tmp_path_factory):
     return workdir, build.target(config)
 
 
-def output(found, x, **options):
-    (out,) = predictor.run(found, [x], **options)
-    return out
+output = predictor.run
 
 
 def test_predictions_are_those_of_the_run(finished):
@@ -58,7 +56,8 @@ def test_blocks_are_the_whole(finished):
     x = target.task.splits["test"]["x"]
     found = predictor.load(workdir)
     whole = output(found, x)
-    parts = list(predictor.run(found, [x[:3], x[3:4], x[4:]], batch_size=4))
+    step = predictor.make_step(found, batch_size=4)
+    parts = [step(part) for part in (x[:3], x[3:4], x[4:])]
     for name in whole:
         joined = np.concatenate([part[name] for part in parts])
         np.testing.assert_allclose(joined, whole[name], rtol=1e-5, atol=1e-6)
@@ -116,8 +115,10 @@ def test_other_shape_and_bad_values_are_refused(finished):
     with pytest.raises(errors.InputError, match=r"inputs of shape .*; allowed: \[n, "):
         output(found, x[:, :-1])
     x[4].flat[0] = np.nan
-    with pytest.raises(errors.InputError, match="sample 6 has values"):
-        list(predictor.run(found, [x[:2], x]))
+    with pytest.raises(errors.InputError, match="sample 4 has values"):
+        output(found, x)
+    with pytest.raises(errors.InputError, match="no inputs"):
+        output(found, x[:0])
 
 
 # ---------------------------------------------------------------------------- ensembles

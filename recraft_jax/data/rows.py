@@ -113,18 +113,17 @@ def joined(first: "np.ndarray | Rows", *others) -> "np.ndarray | Rows":
     return Rows(read, (starts[-1], *first.shape[1:]), first.dtype)
 
 
+def block_size(array: "np.ndarray | Rows") -> int:
+    """Samples of a block that fits into memory."""
+    each = max(int(np.prod(array.shape[1:], dtype=np.int64)), 1)
+    return max(BLOCK_VALUES // each, 1)
+
+
 def blocks(array: "np.ndarray | Rows") -> Iterator[np.ndarray]:
     """Go through all samples in order, a block that fits into memory at a time."""
-    each = max(int(np.prod(array.shape[1:], dtype=np.int64)), 1)
-    step = max(BLOCK_VALUES // each, 1)
+    step = block_size(array)
     for start in range(0, len(array), step):
         yield np.asarray(array[start : start + step])
-
-
-def grouped(keys: np.ndarray) -> list[np.ndarray]:
-    """Places of equal keys `[k]`: an array for each key that occurs, ascending."""
-    order = np.argsort(keys, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(keys[order])) + 1)
 
 
 def _numbers(index, num: int) -> np.ndarray:

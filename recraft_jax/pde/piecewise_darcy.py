@@ -21,8 +21,6 @@ import scipy.sparse
 import scipy.sparse.linalg
 from jaxtyping import Float
 
-from recraft_jax import errors
-
 ALPHA = 2
 TAU = 3.0
 FILES = {
@@ -31,48 +29,41 @@ FILES = {
 }
 
 
-def make(
-    folder: str | os.PathLike,
+def sample(
     split: str,
+    index: int,
     *,
-    num: int = 1024,
     nodes: int = 421,
     seed: int = 0,
     high: float = 12.0,
     low: float = 4.0,
-) -> pathlib.Path:
-    """Write one split in the layout of the official files, whole or not at all.
+) -> tuple[Float[np.ndarray, "x y"], Float[np.ndarray, "x y"]]:
+    """Make one sample: coefficient and solution, float64.
 
-    MATLAB 5 with `coeff` and `sol` `[num nodes nodes]`, float64. Sample i depends on
-    the seed, the split and i only: more samples or another grid begin with the same
-    fields. One core takes 1 to 1.5 s for 421 x 421 nodes; 1024 samples need 5 GB of
-    memory.
+    It depends on the seed, the split and its index only; on another grid it is of the
+    same field. One core takes 1 to 1.5 s for 421 x 421 nodes.
 
     Args:
-      folder: that takes the file.
-      split: `train` or `test`, which names the file (`FILES`) and sets the draws apart.
-      num: samples.
+      split: `train` or `test`, which sets the draws apart.
+      index: of the sample.
       nodes: per axis.
       seed: of the draws.
       high: coefficient where the field is not negative; 12 in the MATLAB generator.
       low: coefficient elsewhere; 4 in the MATLAB generator, 3 in the paper and, as it
         seems, in the official files.
-
-    Returns:
-      Path of the file.
-
-    Raises:
-      InputError: another split, or sizes and coefficients that make no problem.
     """
-    folder = pathlib.Path(folder)
-    _check(folder, split, num, nodes, seed, high, low)
-    coeff, sol = np.empty((2, num, nodes, nodes))
-    for sample in range(num):
-        rng = np.random.default_rng((seed, list(FILES).index(split), sample))
-        coeff[sample] = np.where(random_field(rng, nodes) >= 0, high, low)
-        sol[sample] = solve(coeff[sample])
-    path = folder / FILES[split]
-    partial = folder / f".{path.name}.partial"
+    rng = np.random.default_rng((seed, list(FILES).index(split), index))
+    coeff = np.where(random_field(rng, nodes) >= 0, high, low)
+    return coeff, solve(coeff)
+
+
+def write(
+    path: pathlib.Path,
+    coeff: Float[np.ndarray, "n x y"],
+    sol: Float[np.ndarray, "n x y"],
+) -> None:
+    """Write a file in the official layout, MATLAB 5, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
     try:
         with open(partial, "wb") as file:
             content = {"coeff": coeff, "sol": sol}
@@ -84,7 +75,6 @@ def make(
         with contextlib.suppress(FileNotFoundError):
             partial.unlink()
         raise
-    return path
 
 
 def random_field(rng: np.random.Generator, nodes: int) -> Float[np.ndarray, "x y"]:
@@ -150,22 +140,3 @@ def solve(
     )
     load = np.broadcast_to(source, a.shape)[1:-1, 1:-1] / (len(a) - 1) ** 2
     return np.pad(factors.solve(load.ravel()).reshape(n, n), 1)
-
-
-def _check(folder, split, num, nodes, seed, high, low):
-    if split not in FILES:
-        raise errors.InputError(
-            f"piecewise Darcy with split = {split!r}; allowed: {', '.join(FILES)}"
-        )
-    for name, value, least in (("num", num, 1), ("nodes", nodes, 3), ("seed", seed, 0)):
-        if value < least:
-            raise errors.InputError(
-                f"piecewise Darcy with {name} = {value}; allowed: {least} or more"
-            )
-    if not 0 < low <= high < np.inf:
-        raise errors.InputError(
-            f"piecewise Darcy with low = {low} and high = {high}; allowed: finite "
-            "numbers with 0 < low <= high"
-        )
-    if not folder.is_dir():
-        raise errors.InputError(f"{folder}: there is no such folder")
