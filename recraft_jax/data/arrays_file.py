@@ -127,12 +127,9 @@ def sha256(path: str | os.PathLike) -> str:
     Of a `.npy` with others beside it that are read too, names and contents of these. Of
     `sklearn:NAME`, the values.
     """
-    digest, text = hashlib.sha256(), os.fspath(path)
+    text = os.fspath(path)
     if text.startswith("sklearn:"):
-        for name, array in _sklearn(text).items():
-            digest.update(f"{name}:{array.dtype}{array.shape}\n".encode())
-            digest.update(np.ascontiguousarray(array))
-        return digest.hexdigest()
+        return sha256_of(_sklearn(text))
     path = pathlib.Path(text)
     if path.is_dir():
         home, files = path, sorted(each for each in path.rglob("*") if each.is_file())
@@ -140,6 +137,7 @@ def sha256(path: str | os.PathLike) -> str:
         home, files = path.parent, [path]
         if _format(path) == ".npy":
             files = sorted(_beside(path).values())
+    digest = hashlib.sha256()
     for file in files:
         if path.is_dir() or len(files) > 1:
             name = file.relative_to(home).as_posix()
@@ -147,6 +145,15 @@ def sha256(path: str | os.PathLike) -> str:
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):
                 digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_of(arrays: Mapping[str, np.ndarray]) -> str:
+    """Hash names, types, shapes and values of arrays."""
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        digest.update(f"{name}:{array.dtype}{array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
