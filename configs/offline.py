@@ -102,25 +102,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
 
 def _paper(config: ml_collections.ConfigDict) -> None:
-    """Set the published values of Satellite, a 1-D classification on a text body.
+    """Set the published values of Satellite; not run yet.
 
-    Without its accumulation of gradients over 4 batches; not run yet. All samples are
-    used, but for the 600 that test spoken_digits. No run was published on any of the
-    tasks: `configs/pde.py` has the values of their Darcy flow for darcy16.
+    All samples are used, but for the 600 that test spoken_digits. No run was published
+    on any of the tasks: `configs/pde.py` has the values of their Darcy flow for
+    darcy16.
     """
-    config.data.num_samples = config.data.num_test = 0
+    defaults.published_1d(config)
     if config.task == "spoken_digits":
         config.data.num_samples, config.data.num_test = 2400, 600
         config.data.val_frac = 0.1
         config.embedder.patch = 1
-    config.stage2.batch_size = 16
-    config.stage2.num_epochs = 60
-    config.stage2.optim.lr = 3e-5
-    config.stage2.optim.new_lr_factor = 1.0
-    config.stage2.optim.weight_decay = 3e-6
-    config.stage2.optim.clip = 0.0
-    config.stage2.optim.b2 = 0.98
-    config.stage2.optim.warmup_frac = 5 / config.stage2.num_epochs
-    config.stage2.optim.decay = "linear"
-    if config.stage1.num_steps:
-        config.stage1.num_steps = 2000

@@ -220,6 +220,70 @@ def base(choice: dict) -> ml_collections.ConfigDict:
     return config
 
 
+def custom(choice: dict) -> ml_collections.ConfigDict:
+    """Build the settings of somebody's own arrays.
+
+    What is `auto`, 0 epochs and 0 points a patch follow from the arrays
+    (`targets_custom.resolve`).
+
+    Args:
+      choice: as of `base`, with `task` custom.
+    """
+    config = base(choice)
+    config.data.update(
+        {
+            "x": "auto",  # name of the inputs; of tables several, with commas
+            "y": "auto",
+            "split": "auto",  # name of a column, or none
+            "group": "auto",
+            "kind": "auto",
+            "channels": "auto",  # last, first or none
+            "metric": "auto",
+            "scale_x": "auto",
+            "scale_y": "auto",
+            "loss": "auto",  # of dense tasks
+            "test_frac": 0.2,
+            "keep_duplicates_together": False,
+            "columns": (),  # that x turned out to be
+            "sha256": "",
+        }
+    )
+    config.data.val_frac = 0.15
+    config.data.num_samples, config.data.num_test = 2000, 1000  # at most
+    config.embedder.patch = 0
+    config.embedder.max_tokens = 64
+    config.stage1.num_steps = min(config.stage1.num_steps, 20)
+    config.stage2.num_epochs = 0
+    if choice["method"] in NO_BACKBONE:
+        config.fno.modes = 8
+    if choice["scale"] == "quick":
+        config.data.num_samples = 500
+        config.stage1.batch_size = min(config.stage1.batch_size, 40)
+        config.unet.features = 16
+    if choice["scale"] == "paper":
+        published_1d(config)
+    return config
+
+
+def published_1d(config: ml_collections.ConfigDict) -> None:
+    """Set the published values of Satellite, a 1-D classification on a text body.
+
+    Without its accumulation of gradients over 4 batches, and on all samples.
+    """
+    config.data.num_samples = config.data.num_test = 0
+    config.stage2.batch_size = 16
+    config.stage2.num_epochs = 60
+    config.stage2.optim.lr = 3e-5
+    config.stage2.optim.new_lr_factor = 1.0
+    config.stage2.optim.weight_decay = 3e-6
+    config.stage2.optim.clip = 0.0
+    config.stage2.optim.b2 = 0.98
+    config.stage2.optim.warmup_frac = 5 / config.stage2.num_epochs
+    config.stage2.optim.decay = "linear"
+    if config.stage1.num_steps:
+        config.stage1.num_steps = 2000
+
+
 def _optim(lr: float, new_lr_factor: float = 1.0) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {

@@ -121,6 +121,10 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, paths.Path]:
             "...]], --workdir=DIR, --config.section.name=value"
         )
     flags.FLAGS.mark_as_parsed()  # Grain looks there when it starts processes
+    if values.config.task == "custom":
+        from recraft_jax import targets_custom  # opens the file
+
+        targets_custom.resolve(values.config)
     check(values.config)
     workdir = values.workdir or default_workdir(values.config)
     return values.config, paths.make(workdir, "--workdir")
@@ -227,7 +231,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     if not 0 < config.data.pos_weight < float("inf"):
         _refuse(config, "data.pos_weight", "above 0 and finite")
     path = config.data.path
-    if path and not paths.is_url(path) and not pathlib.Path(path).exists():
+    is_elsewhere = paths.is_url(path) or path.startswith("sklearn:")
+    if path and not is_elsewhere and not pathlib.Path(path).exists():
         _refuse(config, "data.path", "a file or folder that exists")
     for path, allowed in CHOICES.items():
         section, name = path.split(".")

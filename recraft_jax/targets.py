@@ -8,7 +8,16 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from recraft_jax import asset_table, assets, errors, generate, paths, writer
+from recraft_jax import (
+    asset_table,
+    assets,
+    errors,
+    generate,
+    paths,
+    targets_custom,
+    targets_nas360,
+    writer,
+)
 from recraft_jax.data import (
     burgers16,
     darcy,
@@ -81,7 +90,7 @@ def _classes(name: str, module) -> Target:
     return Target(read, "classification", "error", module.NUM_CLASSES)
 
 
-# Of every task but PDEBench's.
+# Of every task but those of PDEBench, NAS-Bench-360 and the user.
 TARGETS = {
     "darcy16": Target(_packaged("darcy16", darcy.load), "dense", "nrmse"),
     "burgers16": Target(_packaged("burgers16", burgers16.load), "dense", "nrmse"),
@@ -105,10 +114,13 @@ def load(config: ml_collections.ConfigDict) -> tasks.Task:
     """
     if config.task in pdebench.PAIRS:
         return _pde(config)
+    if config.task in targets_nas360.TARGETS:
+        return targets_nas360.load(config)
+    if config.task == "custom":
+        return targets_custom.load(config)
     if config.task not in TARGETS:
-        raise errors.InputError(
-            f"task {config.task!r}; allowed: {', '.join((*pdebench.PAIRS, *TARGETS))}"
-        )
+        names = (*pdebench.PAIRS, *TARGETS, *targets_nas360.TARGETS, "custom")
+        raise errors.InputError(f"task {config.task!r}; allowed: {', '.join(names)}")
     target = TARGETS[config.task]
     return tasks.split_task(
         config.task,

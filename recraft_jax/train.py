@@ -71,6 +71,8 @@ def run(
         target = build.target(config, task)
     check_same_data(target)
     task, inputs, labels = target.task, target.inputs, target.labels
+    if task.about:
+        writer.say(task.about)
     writer.say(describe_target(config, target))
     parts = assembly.make(config, target, workdir, watch).light()
     writer.say(f"model: {parts.name}")

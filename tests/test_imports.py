@@ -48,11 +48,13 @@ MAY_IMPORT = {
         *("errors", "provenance", "writer"),
         *("data/nas360/spherical", "pde/piecewise_darcy"),
     ),
+    "targets_custom": ("defaults", "errors", "data/*"),
+    "targets_nas360": ("errors", "data/*"),
     "targets": (
         *("errors", "paths", "asset_table", "assets", "generate", "writer"),
-        "data/*",
+        *("targets_*", "data/*"),
     ),
-    "build": (*LAYER0, *MODELS_TO_DATA, "sources", "targets"),
+    "build": (*LAYER0, *MODELS_TO_DATA, "sources", "targets*"),
     "assembly": (*LAYER0, *MODELS_TO_DATA, "build", "optim", "state"),
     "defaults": (),
     "predictor": (

@@ -209,9 +209,9 @@ def load(
         the report: what is returned still has them among those that train.
       test_frac: share of the rows that tests; 0 leaves no test split.
       split_seed: of all draws.
-      num_samples: rows that train or are held out of these; 0 is all. Validation rows
-        of a column are all kept.
-      num_test: rows that test; 0 is all.
+      num_samples: rows that train or are held out of these, at most; 0 is all.
+        Validation rows of a column are all kept.
+      num_test: rows that test, at most; 0 is all.
       keep_duplicates_together: whether equal inputs are one group.
 
     Returns:
@@ -222,8 +222,7 @@ def load(
       `duplicates`, the samples of a split that are copies of training samples; `notes`.
 
     Raises:
-      InputError: a split that cannot be made, more rows than there are, or values that
-        are not finite.
+      InputError: a split that cannot be made, or values that are not finite.
     """
     if not isinstance(facts, Facts):
         facts = infer(path, **facts)

@@ -71,11 +71,9 @@ def rows(
         how = f"{how if group is None else 'by whole groups'}, seed {draw.seed}"
     for split, field in (("train", "num_samples"), ("test", "num_test")):
         at, num = picks.get(split, np.arange(0)), getattr(draw, field)
-        if not 0 <= num <= len(at):
-            raise errors.InputError(
-                f"{found.path}: data.{field} = {num}; allowed: 0 (all) to {len(at)}"
-            )
-        if num:
+        if num < 0:
+            raise errors.InputError(f"data.{field} = {num}; allowed: 0 (all) or more")
+        if 0 < num < len(at):
             order = draws.order(at * 0.0 if codes is None else codes[at], draw.seed)
             picks[split] = at[np.sort(order[:num])]
     return picks, how

@@ -47,6 +47,7 @@ class Task(NamedTuple):
       also: names of further metrics of the test split.
       labels: names of the classes or labels, empty if they are numbers.
       augment: `(x [b ...], seeds [b]) -> x`, of training batches in the units of `x`.
+      about: what to say of it before training.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Task(NamedTuple):
     also: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     augment: Callable[..., np.ndarray] | None = None
+    about: str = ""
 
 
 class Scale(NamedTuple):
