@@ -372,12 +372,27 @@ def test_every_protocol(tmp_path, protocol):
 
 
 def test_array_of_objects_of_one_axis(tmp_path):
+    path = tmp_path / "file.npy"
     value = np.array([5, "text", np.arange(3)], object)
-    np.save(tmp_path / "file.npy", value)
-    assert same_objects(value, numpy_pickle.load(tmp_path / "file.npy"))
-    np.save(tmp_path / "file.npy", value.reshape(1, 3))
+    np.save(path, value)
+    assert same_objects(value, numpy_pickle.load_array(path))
     with pytest.raises(errors.InputError, match="instead of one object"):
-        numpy_pickle.load(tmp_path / "file.npy")
+        numpy_pickle.load(path)
+    save(tmp_path, {})
+    with pytest.raises(errors.InputError, match="instead of one of one axis"):
+        numpy_pickle.load_array(path)
+    np.save(path, value.reshape(1, 3))
+    for read in (numpy_pickle.load, numpy_pickle.load_array):
+        with pytest.raises(errors.InputError, match="objects of shape"):
+            read(path)
+    raw = path.read_bytes().replace(b"(1, 3)", b"(3,)  ")
+    path.write_bytes(raw)
+    with pytest.raises(errors.InputError, match="objects of shape"):
+        numpy_pickle.load_array(path)
+    np.save(path, value)
+    path.write_bytes(path.read_bytes().replace(b"(3,)", b"(2,)"))
+    with pytest.raises(errors.InputError, match="that should be"):
+        numpy_pickle.load_array(path)
 
 
 # What the next test reads, written by numpy 1.26.4 with protocols 2 and 5.
@@ -493,7 +508,7 @@ def test_damaged_files_get_one_line(tmp_path):
             numpy_pickle.load(path)
         assert str(info.value).startswith(f"{path}: ") and "\n" not in str(info.value)
     np.save(path, np.zeros(3))
-    with pytest.raises(errors.InputError, match="instead of one object"):
+    with pytest.raises(errors.InputError, match="instead of objects"):
         numpy_pickle.load(path)
     path.unlink()
     with pytest.raises(errors.InputError, match="No such file"):

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
+from jaxtyping import Shaped
 
 from recraft_jax import errors
 
@@ -32,12 +33,10 @@ _GZIP = b"\x1f\x8b"
 
 
 def load(path: str | os.PathLike, *, encoding: str = "latin1") -> Any:
-    """Return what `numpy.save` wrote of an array of objects.
+    """Return the object that `numpy.save` wrote as an array without axes.
 
-    That is the object itself of an array without axes, an array of objects of one with
-    one axis: dicts, lists and tuples with arrays of numbers or text, as `load_pickle`
-    reads them. Check the file's hash first all the same: what is safe to build may
-    still be wrong.
+    Dicts, lists and tuples with arrays of numbers or text, as of `load_pickle`. Check
+    the file's hash first all the same: what is safe to build may still be wrong.
 
     Args:
         path: `.npy`, format 1.0.
@@ -47,19 +46,22 @@ def load(path: str | os.PathLike, *, encoding: str = "latin1") -> Any:
         InputError: Not such a file, damaged, or holding something that is not on the
             list; the message names the file and the thing.
     """
-    with _named(path, "file of one object"), open(path, "rb") as stream:
-        version = np.lib.format.read_magic(stream)
-        if version != (1, 0):
-            raise ValueError(f"format {version} instead of (1, 0)")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-        if not dtype.hasobject or len(shape) > 1:
-            raise ValueError(f"{dtype} {shape} instead of one object")
-        outer = _read(stream, encoding)
-        if type(outer) is not _Array or type(outer.value) is not list:
-            raise ValueError(f"a {type(outer).__name__} instead of an array of objects")
-        if outer.shape != shape:
-            raise ValueError(f"an array of {outer.shape} that should be {shape}")
-        return _plain(outer if shape else outer.value[0])[0]
+    with _named(path, "file of one object"):
+        outer = _read_npy(path, encoding)
+        if outer.shape != ():
+            raise ValueError(f"an array {outer.shape} instead of one object")
+        return _plain(outer.value[0])[0]
+
+
+def load_array(
+    path: str | os.PathLike, *, encoding: str = "latin1"
+) -> Shaped[np.ndarray, " n"]:
+    """Return the array `[n]` of such objects that `numpy.save` wrote; see `load`."""
+    with _named(path, "file of an array of objects"):
+        outer = _read_npy(path, encoding)
+        if len(outer.shape) != 1:
+            raise ValueError(f"an array {outer.shape} instead of one of one axis")
+        return _plain(outer)[0]
 
 
 def load_pickle(path: str | os.PathLike, *, encoding: str = "latin1") -> Any:
@@ -116,6 +118,23 @@ def _named(path: str | os.PathLike, what: str) -> Iterator[None]:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         reason = reason or type(error).__name__
         raise errors.InputError(f"{path}: not a readable {what} ({reason})") from None
+
+
+def _read_npy(path: str | os.PathLike, encoding: str) -> "_Array":
+    """Read an array of objects behind numpy's header, the objects not finished."""
+    with open(path, "rb") as stream:
+        version = np.lib.format.read_magic(stream)
+        if version != (1, 0):
+            raise ValueError(f"format {version} instead of (1, 0)")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        if not dtype.hasobject:
+            raise ValueError(f"{dtype} {shape} instead of objects")
+        outer = _read(stream, encoding)
+    if type(outer) is not _Array or type(outer.value) is not list:
+        raise ValueError(f"a {type(outer).__name__} instead of an array of objects")
+    if outer.shape != shape:
+        raise ValueError(f"an array of {outer.shape} that should be {shape}")
+    return outer
 
 
 def _read(stream: BinaryIO, encoding: str) -> Any:
