@@ -75,6 +75,12 @@ def scores(task: tasks.Task) -> dict[str, float]:
         pred = np.broadcast_to(mean, test["x"].shape).astype(np.float32)
         preds["input_mean"] = pred
     if task.kind in linear and train["x"].size <= MAX_VALUES:
+        task = task._replace(
+            splits={
+                split: {**arrays, "x": np.asarray(arrays["x"])}
+                for split, arrays in task.splits.items()
+            }
+        )
         preds["nearest"] = _nearest(task)
         if task.kind != "classification" or len(np.unique(train["y"])) > 1:
             preds["linear"] = linear[task.kind](task)

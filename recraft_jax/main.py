@@ -132,6 +132,24 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, paths.Path]:
 
 def start(config: ml_collections.ConfigDict, workdir: paths.Path) -> None:
     """Run, resume, or show what is finished."""
+    results = run(config, workdir)
+    if hosts.is_first():
+        report.closing(results, workdir)
+
+
+def run(
+    config: ml_collections.ConfigDict, workdir: paths.Path, task: Any = None
+) -> dict[str, Any]:
+    """Run or resume; what is finished is read.
+
+    Args:
+      config: locked, checked.
+      workdir: made if it is not there.
+      task: a `tasks.Task` to train on; None loads that of the config.
+
+    Returns:
+      The content of `results.json`.
+    """
     settings = json.loads(config.to_json_best_effort())
     hosts.check_same(
         json.dumps({"config": settings, "workdir": str(workdir)}, sort_keys=True),
@@ -143,9 +161,8 @@ def start(config: ml_collections.ConfigDict, workdir: paths.Path) -> None:
         results = json.loads(hosts.from_first(lambda: _prepare(settings, workdir)))
         if results is None:
             _check_shared(workdir)
-            results = _train(config, workdir)
-    if hosts.is_first():
-        report.closing(results, workdir)
+            results = _train(config, workdir, task)
+    return results
 
 
 @contextlib.contextmanager
@@ -275,12 +292,12 @@ def _refuse(config, path: str, allowed: str) -> None:
     raise errors.InputError(f"{path} = {config[section][name]!r}; allowed: {allowed}")
 
 
-def _train(config, workdir) -> dict[str, Any]:
+def _train(config, workdir, task) -> dict[str, Any]:
     # Here, so that help and finished runs answer at once.
     from recraft_jax import build, train
 
     build.keep_compiled(config)
-    return train.run(config, workdir)
+    return train.run(config, workdir, task)
 
 
 def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 CONTACT = 8.0  # angstrom, of the pairs that MAE8 looks at
 APART = 24  # residues between the two of a pair, at least
 PAD = 5  # pixels around a distance map
+LARGE = 1e30
 
 
 class Metric(NamedTuple):
@@ -268,8 +269,9 @@ def _mean_if_any(values, y, group) -> float:
 
 
 def _logits(pred, y):
+    """Logits as they are ranked; scikit-learn refuses infinite ones."""
     del y
-    return pred.astype(jnp.float32)
+    return jnp.clip(pred.astype(jnp.float32), -LARGE, LARGE)
 
 
 def _classes(pred, y):

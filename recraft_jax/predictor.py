@@ -86,17 +86,38 @@ def load(workdir: paths.Path) -> Predictor:
       InputError: there is none, or its files are damaged.
     """
     try:
-        config = json.loads((workdir / "config.json").read_text())
-        card = json.loads((workdir / CARD).read_text())
-        leaves = safetensors.numpy.load((workdir / WEIGHTS).read_bytes())
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        parts = [
+            (workdir / name).read_bytes() for name in ("config.json", CARD, WEIGHTS)
+        ]
+    except OSError as error:
         raise errors.InputError(
             f"{workdir} holds no predictor: {error}; allowed: the folder of a finished "
             "run of this version"
         ) from None
-    if card.get("version") != VERSION or tree.digest(leaves) != card["weights"]:
+    return unpack(*parts, str(workdir))
+
+
+def unpack(config: bytes, card: bytes, weights: bytes, where: str) -> Predictor:
+    """Make a predictor of what its three files hold.
+
+    Args:
+      config: of `config.json`.
+      card: of `predictor.json`.
+      weights: of `predictor.safetensors`.
+      where: they are, for messages.
+
+    Raises:
+      InputError: they are damaged.
+    """
+    try:
+        config, card = json.loads(config), json.loads(card)
+        leaves = safetensors.numpy.load(weights)
+        is_whole = card["version"] == VERSION and tree.digest(leaves) == card["weights"]
+    except (ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise errors.InputError(f"{where}: damaged predictor: {error}") from None
+    if not is_whole:
         raise errors.InputError(
-            f"{workdir / WEIGHTS} is not what {CARD} describes: damaged, or of another "
+            f"{where}: {WEIGHTS} is not what {CARD} describes: damaged, or of another "
             "version"
         )
     scales = tree.under(leaves, "scale")

@@ -14,7 +14,7 @@ from recraft_jax.data import custom, tasks
 
 AUTO = "auto"
 STEPS = {"demo": 500, "quick": 120}  # of stage 2, about
-MAX_EPOCHS = {"demo": 30, "quick": 8}
+MAX_EPOCHS = {"demo": 100, "quick": 40}
 # Learning rate of embedder and head over the body's, as in `configs/offline.py`.
 NEW_LR = {"dense": 30.0}
 NEW_LR_ELSEWHERE = 3.0

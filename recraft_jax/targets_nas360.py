@@ -86,7 +86,7 @@ _images = functools.partial(
     Target, kind="classification", metric=_always("error"), num_classes=100
 )
 TARGETS = {
-    "cifar100": _images(_plain(cifar100), augment=cifar100.augment),
+    "cifar100": _images(_plain(cifar100), augment=cifar100.crop_and_flip),
     "spherical": _images(
         lambda root, config: spherical.load(
             root, test_in_train=config.nas360.test_in_train

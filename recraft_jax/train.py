@@ -41,6 +41,7 @@ from recraft_jax import phase as phases_lib
 from recraft_jax.data import pipeline, rows, tasks
 from recraft_jax.methods import recraft
 
+NUM_SIZES = 20  # of classes that are listed
 NUM_SHOWN = 4  # test samples kept for figures
 
 
@@ -373,10 +374,12 @@ def describe_target(config, target: build.Target) -> str:
     """Say what is about to be trained on."""
     splits = target.task.splits
     counts = ", ".join(f"{len(splits[s]['x'])} {s}" for s in tasks.SPLITS)
-    sizes = np.bincount(target.labels["train"], minlength=target.num_classes)
+    sizes = np.bincount(target.labels["train"], minlength=target.num_classes).tolist()
+    if len(sizes) > NUM_SIZES:
+        sizes = f"{min(sizes)} to {max(sizes)}"
     return (
         f"{config.task}: {counts} samples; {target.num_classes} target labels of sizes "
-        f"{sizes.tolist()}; {naming.method(config.method)}"
+        f"{sizes}; {naming.method(config.method)}"
     )
 
 

@@ -22,7 +22,7 @@ MODELS_TO_DATA = ("assets", "metrics", "data/*", "losses/*", "methods/*", "model
 # Module -> modules of the package it may import; `.` is the root's `__init__`. The
 # first line that fits counts.
 MAY_IMPORT = {
-    ".": (),
+    ".": ("estimators",),
     **dict.fromkeys(LAYER0, LAYER0),
     "asset_table": (),
     "assets": ("asset_table", "errors"),
@@ -66,6 +66,10 @@ MAY_IMPORT = {
     "predict": (
         *("cli", "errors", "outputs", "predictor", "writer"),
         *("data/arrays_file", "data/rows"),
+    ),
+    "estimators": (
+        *("defaults", "errors", "main", "predictor", "targets_custom", "writer"),
+        *("data/custom", "data/custom_rules"),
     ),
     "export": ("artifact", "cli", "errors", "predictor", "writer"),
     "provenance": (".", "errors", "tree"),
@@ -143,7 +147,8 @@ DOORS = {
     "tensorstore": ("data/arrays_store",),
     "sklearn": (
         *("data/pseudo_labels", "data/arrays_file"),
-        *("baselines", "methods/heads", "metrics"),
+        *("baselines", "methods/heads", "metrics", "estimators"),
+        "data/nas360/ecg",
     ),
     "threadpoolctl": ("baselines",),
     "scipy": (

@@ -197,6 +197,15 @@ def test_label_that_never_or_always_occurs_is_left_out():
         assert np.isnan(metrics.score(metrics.make(name), pred[:, 1:], y[:, 1:]))
 
 
+def test_infinite_logits_are_the_largest():
+    y = np.float32([[1], [0], [1], [0]])
+    pred = np.float32([[np.inf], [-np.inf], [2.0], [3.0]])
+    finite = np.float32([[9.0], [-9.0], [2.0], [3.0]])
+    for name in ("1-auroc", "1-map"):
+        metric = metrics.make(name)
+        assert metrics.score(metric, pred, y) == metrics.score(metric, finite, y)
+
+
 def test_clip_has_the_mean_logit_of_its_chunks():
     pred = np.float32([[3.0], [-1.0], [0.0], [2.0], [0.5]])
     y = np.float32([[1], [1], [0], [0], [1]])
