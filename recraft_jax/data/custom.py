@@ -65,7 +65,7 @@ class Facts(NamedTuple):
       y: names of the targets.
       split: name of the column of splits; empty without.
       group: name of the column of groups; empty without.
-      kind: a name in `tasks.KINDS`.
+      kind: a name in `custom_rules.KINDS`.
       metric: a name in `metrics.METRICS`.
       loss: a name in `losses.task`.
       x_shape: of an input, channels last.
@@ -131,7 +131,7 @@ def infer(
       y: name of the targets; of tables also several.
       split: name of the column of splits, or `none`.
       group: name of the column of groups, or `none`.
-      kind: a name in `tasks.KINDS`.
+      kind: a name in `custom_rules.KINDS`.
       channels: the axis of x that holds them: `last`, `first` or `none`.
       max_tokens: of text backbones.
 
@@ -254,7 +254,7 @@ def describe(facts: Facts, report: Mapping[str, Any]) -> str:
         ("y", custom_names.few(facts.y), "data.y"),
         ("task", _task(facts), "data.kind"),
         ("loss", facts.loss, "data.loss" if facts.kind == "dense" else ""),
-        ("metric", facts.metric, ""),
+        ("metric", facts.metric, "data.metric"),
         ("scale of x", facts.scale_x, "data.scale_x"),
         ("scale of y", facts.scale_y, "data.scale_y" if facts.y_shape else ""),
         ("patch", f"{facts.patch}, for {tokens} tokens", "embedder.patch"),
@@ -374,4 +374,5 @@ def _task(facts: Facts) -> str:
     if facts.kind in words:
         names = custom_names.few(facts.labels)
         return f"{facts.kind}, {facts.num_classes} {words[facts.kind]}: {names}"
-    return f"{facts.kind}, {' x '.join(map(str, facts.y_shape))} values each"
+    values = "value" if facts.y_shape == (1,) else "values"
+    return f"{facts.kind}, {' x '.join(map(str, facts.y_shape))} {values} each"

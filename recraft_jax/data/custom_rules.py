@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Float
 
 from recraft_jax import errors
-from recraft_jax.data import custom_labels, custom_names, custom_scan, rows, tasks
+from recraft_jax.data import custom_labels, custom_names, custom_scan, rows
 
+KINDS = ("dense", "classification", "multilabel", "regression")
 CHANNELS = ("auto", "last", "first", "none")
 MOST_CHANNELS = 16
 FEW_CLASSES = 20
@@ -26,7 +27,7 @@ class Targets(NamedTuple):
     """What the targets are.
 
     Attributes:
-      kind: a name in `tasks.KINDS`.
+      kind: a name in `KINDS`.
       shape: of one target; with channels last for dense ones.
       axis: where channels of dense ones are: `last`, `first` or `none`.
       num_classes: for classification and multi-label, else 0.
@@ -110,16 +111,16 @@ def targets(
 
     Args:
       found: by `custom_names.source`.
-      kind: a name in `tasks.KINDS`, or `auto`.
+      kind: a name in `KINDS`, or `auto`.
       x_shape: of an input, channels last.
       x_axis: where the channels of inputs were.
 
     Raises:
       InputError: targets that are not of the kind, or of none.
     """
-    if kind not in (AUTO, *tasks.KINDS):
+    if kind not in (AUTO, *KINDS):
         raise errors.InputError(
-            f"data.kind = {kind!r}; allowed: auto, {', '.join(tasks.KINDS)}"
+            f"data.kind = {kind!r}; allowed: auto, {', '.join(KINDS)}"
         )
     y, is_text = found.y, found.y.dtype.kind in "US"
     flat = np.asarray(y[:]).reshape(-1) if y.size == len(y) and y.ndim < 3 else None

@@ -126,6 +126,12 @@ def blocks(array: "np.ndarray | Rows") -> Iterator[np.ndarray]:
         yield np.asarray(array[start : start + step])
 
 
+def grouped(keys: np.ndarray) -> list[np.ndarray]:
+    """Places of equal keys `[k]`: an array for each key that occurs, ascending."""
+    order = np.argsort(keys, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(keys[order])) + 1)
+
+
 def _numbers(index, num: int) -> np.ndarray:
     """Rows that an index means, without listing all `num` of them."""
     if index is Ellipsis:
