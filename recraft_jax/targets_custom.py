@@ -13,11 +13,11 @@ from recraft_jax import defaults, errors
 from recraft_jax.data import custom, tasks
 
 AUTO = "auto"
-STEPS = {"demo": 500, "quick": 120}  # of stage 2, about
+STEPS = {"demo": 800, "quick": 120}  # of stage 2, about
 MAX_EPOCHS = {"demo": 100, "quick": 40}
 # Learning rate of embedder and head over the body's, as in `configs/offline.py`.
 NEW_LR = {"dense": 30.0}
-NEW_LR_ELSEWHERE = 3.0
+NEW_LR_ELSEWHERE = 10.0
 MEASURES = {
     "classification": ("error", "1-f1"),
     "multilabel": ("label_error", "1-auroc", "1-map"),

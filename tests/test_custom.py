@@ -1047,7 +1047,7 @@ def test_description_names_the_fields(tmp_path):
         "y           outcome (data.y)\n"
         "task        classification, 2 classes: a, b (data.kind)\n"
         "loss        cross_entropy\n"
-        "metric      error\n"
+        "metric      error (data.metric)\n"
         "scale of x  column (data.scale_x)\n"
         "scale of y  none\n"
         "patch       1, for 4 tokens (embedder.patch)\n"
