@@ -90,8 +90,8 @@ class CrossModalEstimator(base.BaseEstimator):
         if labels:
             task = task._replace(labels=labels)
         self._kind, self._y_shape = facts.kind, np.shape(y)[1:]
-        self._ready = None
         self.results_, self._parts = self._run(config, task)
+        self._predictor = self._unpack()
         self.config_ = json.loads(config.to_json_best_effort())
         return self
 
@@ -132,9 +132,9 @@ class CrossModalEstimator(base.BaseEstimator):
             raise errors.InputError(
                 f"{folder} holds a {card['class']}; allowed: {card['class']}.load"
             )
-        predictor.load(folder)  # refuses what is damaged
         made = cls(**card["params"])
         made.results_, made._parts = results, parts
+        made._predictor = made._unpack()
         made.config_ = json.loads(parts["config.json"])
         made.n_features_in_ = card["n_features_in"]
         made._restore(card["fitted"])
@@ -198,25 +198,28 @@ class CrossModalEstimator(base.BaseEstimator):
         """Values, or probabilities, of samples."""
         validation.check_is_fitted(self)
         X = self._checked_x(X, reset=False)
-        found = self._predictor()
+        found = self._predictor
         data, stage2 = self.config_["data"], self.config_["stage2"]
         x = custom_rules.inputs(X, found.signature.x_shape, data["channels"])
         out = predictor.together([predictor.run(found, x, stage2["eval_batch_size"])])
         (one,) = out.values()
         return one
 
-    def _predictor(self) -> predictor.Predictor:
-        if getattr(self, "_ready", None) is None:
-            self._ready = predictor.unpack(
-                *(self._parts[name] for name in _FILES), type(self).__name__
-            )
-        return self._ready
+    def _unpack(self) -> predictor.Predictor:
+        parts = (self._parts[name] for name in _FILES)
+        return predictor.unpack(*parts, type(self).__name__)
 
     def __getstate__(self):
-        """Leave out what can be made again and does not pickle."""
+        """Leave out what does not pickle and can be made again."""
         state = dict(super().__getstate__())
-        state.pop("_ready", None)
+        state.pop("_predictor", None)
         return state
+
+    def __setstate__(self, state):
+        """Make it again."""
+        super().__setstate__(state)
+        if hasattr(self, "_parts"):
+            self._predictor = self._unpack()
 
 
 class CrossModalClassifier(base.ClassifierMixin, CrossModalEstimator):
