@@ -137,7 +137,7 @@ def _read_npy(path: str | os.PathLike, encoding: str) -> "_Array":
     return outer
 
 
-def _read(stream: BinaryIO, encoding: str) -> Any:
+def _read(stream: BinaryIO | gzip.GzipFile, encoding: str) -> Any:
     # All this can do is build plain containers and call what find_class hands out: the
     # functions of this file in _CALLS, which note down or copy what they are given;
     # every other name raises before anything is called. So no code from the file or
@@ -344,7 +344,7 @@ class _Unpickler(pickle._Unpickler):
     }
 
 
-def _plain(value: Any, depth: int = 0, done: dict | None = None) -> tuple[Any, float]:
+def _plain(value: Any, depth: int = 0, done: dict | None = None) -> tuple[Any, int]:
     """Replace arrays in the making by what they became; refuse other types.
 
     Args:
@@ -361,7 +361,7 @@ def _plain(value: Any, depth: int = 0, done: dict | None = None) -> tuple[Any, f
     if type(value) not in (_Array, dict, list, tuple):
         return _leaf(value), 0
     if id(value) not in done:
-        done[id(value)] = None, math.inf  # what holds itself is not done when met again
+        done[id(value)] = None, _DEPTH + 1  # what holds itself is met before it is done
         parts = [_plain(each, depth + 1, done) for each in _parts(value, depth)]
         height = 1 + max((height for _, height in parts), default=0)
         done[id(value)] = _filled(value, [part for part, _ in parts]), height

@@ -102,7 +102,7 @@ def crop_and_flip(
 def _draw(seed: int) -> tuple[int, int, bool]:
     rng = np.random.default_rng(seed)
     top, left = rng.integers(0, 2 * PAD + 1, 2)
-    return top, left, rng.random() < 0.5
+    return int(top), int(left), bool(rng.random() < 0.5)
 
 
 def _normalise(pixels: np.ndarray):

@@ -7,9 +7,9 @@ them into windows of 1000 steps, more of them the rarer the class is.
 
 import math
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float, Int, Real
 
 from recraft_jax import errors
 from recraft_jax.data import numpy_pickle, rows
@@ -72,7 +72,7 @@ def load(root: pathlib.Path) -> dict[str, dict[str, "np.ndarray | rows.Rows"]]:
     return found
 
 
-def standardised(recording: np.ndarray) -> np.ndarray:
+def standardised(recording: Real[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
     """Take a recording's mean away and divide by its deviation, in float64."""
     centred = recording - np.mean(recording, dtype=np.float64)
     if (recording == recording[:1]).all():
@@ -80,7 +80,7 @@ def standardised(recording: np.ndarray) -> np.ndarray:
     return centred / np.std(recording, dtype=np.float64)
 
 
-def split_recordings(num: int) -> dict[str, np.ndarray]:
+def split_recordings(num: int) -> dict[str, Int[np.ndarray, " n"]]:
     """Return the numbers of the recordings of each split, in the order of the draw.
 
     What scikit-learn's `train_test_split(test_size=0.1, random_state=0)` draws: the
@@ -91,7 +91,9 @@ def split_recordings(num: int) -> dict[str, np.ndarray]:
     return {"train": order[num_test:], "test": order[:num_test]}
 
 
-def starts(lengths: np.ndarray, strides: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def starts(
+    lengths: Int[np.ndarray, " n"], strides: Int[np.ndarray, " n"]
+) -> tuple[Int[np.ndarray, " windows"], Int[np.ndarray, " windows"]]:
     """Return recording and start of each window: `range(0, length - 1000, stride)`."""
     counts = np.maximum(-(-(lengths - WINDOW) // strides), 0)
     recording = np.repeat(np.arange(len(lengths)), counts)
@@ -104,7 +106,7 @@ def _windows(flat: np.ndarray, start: np.ndarray) -> rows.Rows:
     return rows.Rows(lambda at: views[start[at], :, None], (len(start), WINDOW, 1))
 
 
-def _read(path: pathlib.Path) -> tuple[Sequence[np.ndarray], np.ndarray]:
+def _read(path: pathlib.Path) -> tuple[np.ndarray | list, np.ndarray]:
     content = numpy_pickle.load_pickle(path)
     recordings = checked.entry(path, content, "data")
     labels = checked.entry(path, content, "label")

@@ -158,8 +158,8 @@ def rotation(rng: np.random.Generator) -> Float[np.ndarray, "3 3"]:
 
 
 def on_plane(
-    points: Float[np.ndarray, "i j 3"],
-) -> tuple[Float[np.ndarray, "i j"], Float[np.ndarray, "i j"]]:
+    points: Float[np.ndarray, "*p 3"],
+) -> tuple[Float[np.ndarray, "*p"], Float[np.ndarray, "*p"]]:
     """Project points of the unit sphere; the image is the unit square `[0, 1]^2`."""
     height = points[..., 2] + 1  # above the plane
     stretch = EYE / (EYE - height)
@@ -186,8 +186,7 @@ def project(
     everywhere = np.zeros((len(row), flat.shape[1]))
     everywhere[inside] = seen
     values = everywhere.reshape(len(row), num, 3).transpose(1, 2, 0)
-    values = _to_bytes(values)
-    return values.reshape(num, 3, *points.shape[:-1])
+    return _to_bytes(values).reshape(num, 3, *points.shape[:-1])
 
 
 def _neighbours(
