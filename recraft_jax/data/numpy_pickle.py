@@ -10,13 +10,14 @@ nothing else is.
 
 import contextlib
 import gzip
+import io
 import math
 import os
 import pathlib
 import pickle
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
@@ -137,7 +138,7 @@ def _read_npy(path: str | os.PathLike, encoding: str) -> "_Array":
     return outer
 
 
-def _read(stream: BinaryIO | gzip.GzipFile, encoding: str) -> Any:
+def _read(stream: io.BufferedIOBase, encoding: str) -> Any:
     # All this can do is build plain containers and call what find_class hands out: the
     # functions of this file in _CALLS, which note down or copy what they are given;
     # every other name raises before anything is called. So no code from the file or
