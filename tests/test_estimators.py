@@ -6,13 +6,14 @@ import sys
 
 import numpy as np
 import pytest
-from sklearn import datasets, metrics, model_selection, pipeline, preprocessing
+from sklearn import metrics, model_selection, pipeline, preprocessing
 from sklearn.utils import estimator_checks
 
 import recraft_jax
 from recraft_jax import errors, export, predict, predictor
 
 CLASSIFIER = "CrossModalClassifier"
+LEARN = {"stage2.num_epochs": 30}
 REGRESSOR = "CrossModalRegressor"
 # scikit-learn's checks that are cheap and tell most; `slow` runs all of them.
 CHEAP = (
@@ -22,12 +23,10 @@ CHEAP = (
     "check_set_params",
     "check_estimators_unfitted",
     "check_estimator_cloneable",
-    "check_do_not_raise_errors_in_init_or_set_param",
     "check_estimators_empty_data_messages",
     "check_estimators_nan_inf",
     "check_complex_data",
     "check_dict_unchanged",
-    "check_n_features_in_after_fitting",
 )
 # What is not installed, or not there by design: probabilities are.
 SKIPPED = {
@@ -49,7 +48,7 @@ def make(backbone, source_table, compile_cache):
             "source.path": str(source_table),
             "source.num_features": 64,
             "stage1.num_steps": 2,
-            "stage2.num_epochs": 30,
+            "stage2.num_epochs": 2,
             "stage2.optim.lr": 3e-3,
         } | dict(settings)
         options = {"method": "scratch", "backbone": f"{backbone}/"} | options
@@ -79,7 +78,9 @@ def test_cheap_checks_of_scikit_learn_pass(make, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [CLASSIFIER, REGRESSOR])
 def test_all_checks_of_scikit_learn_pass(make, name):
-    found = estimator_checks.check_estimator(make(name), on_skip=None, on_fail=None)
+    found = estimator_checks.check_estimator(
+        make(name, LEARN), on_skip=None, on_fail=None
+    )
     bad = {
         one["check_name"]: (one["status"], repr(one["exception"])[:200])
         for one in found
@@ -91,7 +92,7 @@ def test_all_checks_of_scikit_learn_pass(make, name):
 # --------------------------------------------------------------------------- classifier
 @pytest.fixture(scope="module")
 def fitted(make):
-    return make(CLASSIFIER).fit(*classes())
+    return make(CLASSIFIER, LEARN).fit(*classes())
 
 
 def test_classifier_learns_and_knows_its_classes(fitted):
@@ -110,7 +111,7 @@ def test_labels_of_any_type_come_back(make):
     X, y = classes(40)
     for labels in (np.array([10**12, -3]), np.array([True, False])):
         given = labels[(y == "up").astype(int)]
-        found = make(CLASSIFIER, {"stage2.num_epochs": 2}).fit(X, given).predict(X[:5])
+        found = make(CLASSIFIER).fit(X, given).predict(X[:5])
         assert found.dtype == labels.dtype and set(found) <= set(labels)
 
 
@@ -118,15 +119,17 @@ def test_several_labels_are_predicted_each_by_itself(make):
     X, _ = classes()
     Y = np.column_stack([X[:, 0] > 0, X[:, 1] > 0, X[:, 0] > -9]).astype(int)
     Y[0, 2] = 0
-    model = make(CLASSIFIER).fit(X, Y)
+    model = make(CLASSIFIER, LEARN).fit(X, Y)
     assert model.predict(X).shape == model.predict_proba(X).shape == (60, 3)
     assert (model.predict(X) == Y).mean() > 0.8
     assert not np.allclose(model.predict_proba(X).sum(1), 1, atol=0.1)
 
 
-@pytest.mark.parametrize("method", ["recraft", "fno"])
+@pytest.mark.parametrize(
+    "method", [pytest.param("recraft", marks=pytest.mark.slow), "fno"]
+)
 def test_other_methods_run(make, method):
-    settings = {"stage2.num_epochs": 2, "fno.modes": 2, "fno.width": 4}
+    settings = {"fno.modes": 2, "fno.width": 4}
     options = {"backbone": "minilm"} if method == "fno" else {}
     model = make(CLASSIFIER, settings, method=method, **options).fit(*classes())
     assert model.results_["method"] == method
@@ -146,12 +149,12 @@ def test_groups_stay_together(make):
 def test_regressor_gives_the_shape_and_units_of_its_targets(make):
     X, _ = classes()
     y = 1000 + 50 * X[:, 0]
-    model = make(REGRESSOR).fit(X, y)
+    model = make(REGRESSOR, LEARN).fit(X, y)
     assert model.predict(X).shape == (60,) and model.score(X, y) > 0.5
     two = make(REGRESSOR).fit(X, np.column_stack([y, X[:, 1]]))
     assert two.predict(X).shape == (60, 2)
     field = X[:, :, None] * np.ones(2)
-    dense = make(REGRESSOR, {"stage2.num_epochs": 2}).fit(field, 3 * field)
+    dense = make(REGRESSOR).fit(field, 3 * field)
     assert dense.predict(field).shape == field.shape
     assert dense.config_["data"]["kind"] == "dense"
 
@@ -195,12 +198,10 @@ def test_damaged_folder_is_refused(fitted, tmp_path):
         recraft_jax.CrossModalClassifier.load(tmp_path)
 
 
-# ---------------------------------------------------------------------- within a program
+# --------------------------------------------------------------------- within a program
 def test_it_works_in_a_pipeline_and_a_grid_search(make):
     X, y = classes(40)
-    steps = pipeline.make_pipeline(
-        preprocessing.StandardScaler(), make(CLASSIFIER, {"stage2.num_epochs": 2})
-    )
+    steps = pipeline.make_pipeline(preprocessing.StandardScaler(), make(CLASSIFIER))
     search = model_selection.GridSearchCV(
         steps, {"crossmodalclassifier__random_state": [0, 1]}, cv=2
     ).fit(X, y)
@@ -252,7 +253,7 @@ def test_wrong_parameters_are_refused_at_fit(make, options, message):
         (np.ones((6, 2)), list("abcdef"), "class"),
         (np.ones((1, 2)), ["a"], "minimum of 2"),
         (np.zeros((0, 2)), [], "0 sample"),
-        ([[1.0, 2.0], [1.0]], ["a", "b"], ""),
+        ([[1.0, 2.0], [1.0]], ["a", "b"], "inhomogeneous"),
         (np.ones((4, 2)), ["a", "b"], "inconsistent"),
         (np.full((4, 2), np.nan), ["a", "b"] * 2, "NaN"),
     ],
@@ -275,9 +276,3 @@ def test_import_of_the_package_is_light():
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="has no attribute 'Model'"):
         recraft_jax.Model  # noqa: B018
-
-
-def test_small_sets_of_scikit_learn_are_learnt(make):
-    X, y = datasets.load_iris(return_X_y=True)
-    model = make(CLASSIFIER, {"stage2.num_epochs": 20}).fit(X[::2], y[::2])
-    assert model.score(X[1::2], y[1::2]) > 0.8
