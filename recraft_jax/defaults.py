@@ -223,8 +223,8 @@ def base(choice: dict) -> ml_collections.ConfigDict:
 def custom(choice: dict) -> ml_collections.ConfigDict:
     """Build the settings of somebody's own arrays.
 
-    What is `auto`, 0 epochs and 0 points a patch follow from the arrays
-    (`targets_custom.resolve`).
+    What is `auto`, 0 epochs, 0 points a patch and a factor of 0 of the learning rate
+    follow from the arrays (`targets_custom.resolve`).
 
     Args:
       choice: as of `base`, with `task` custom.
@@ -256,6 +256,8 @@ def custom(choice: dict) -> ml_collections.ConfigDict:
     config.stage2.num_epochs = 0
     if choice["method"] in NO_BACKBONE:
         config.fno.modes = 8
+    else:
+        config.stage2.optim.new_lr_factor = 0.0
     if choice["scale"] == "quick":
         config.data.num_samples = 500
         config.stage1.batch_size = min(config.stage1.batch_size, 40)

@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from recraft_jax import defaults, errors
+from recraft_jax import errors
 from recraft_jax.data import custom, tasks
 
 AUTO = "auto"
@@ -93,9 +93,9 @@ def fill(config: ml_collections.ConfigDict, found: custom.Facts) -> None:
             per_epoch = math.ceil(used * (1 - data.val_frac) / stage2.batch_size)
             epochs = math.ceil(STEPS[scale] / max(per_epoch, 1))
             stage2.num_epochs = min(epochs, MAX_EPOCHS[scale])
-            if config.method not in defaults.NO_BACKBONE:
-                factor = NEW_LR.get(found.kind, NEW_LR_ELSEWHERE)
-                stage2.optim.new_lr_factor = factor
+        if stage2.optim.new_lr_factor == 0:
+            factor = NEW_LR.get(found.kind, NEW_LR_ELSEWHERE)
+            stage2.optim.new_lr_factor = factor
         config.stage1.batch_size = max(config.stage1.batch_size, found.num_classes)
     allowed = MEASURES[found.kind]
     if data.metric not in allowed:

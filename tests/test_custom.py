@@ -220,7 +220,7 @@ def test_fields_on_the_grid_of_x_are_dense(x, y, shape, axis):
     assert (found.metric, found.loss) == ("nrmse", "relative_l2")
     assert (found.scale_x, found.scale_y) == (
         "column" if len(x) == 2 else "channel",
-        "channel",
+        "point",
     )
 
 
@@ -1066,7 +1066,7 @@ def test_description_of_fields():
     assert "task        dense, 9 x 8 x 1 values each (data.kind)\n" in text
     assert "channels    2, on the first axis (data.channels)\n" in text
     assert "loss        relative_l2 (data.loss)\n" in text
-    assert "scale of y  channel (data.scale_y)\n" in text
+    assert "scale of y  point (data.scale_y)\n" in text
 
 
 def test_facts_know_the_content(tmp_path):

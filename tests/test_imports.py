@@ -49,7 +49,7 @@ MAY_IMPORT = {
         *("errors", "provenance", "writer"),
         *("data/nas360/spherical", "pde/piecewise_darcy"),
     ),
-    "targets_custom": ("defaults", "errors", "data/*"),
+    "targets_custom": ("errors", "data/*"),
     "targets_nas360": ("errors", "data/*"),
     "targets": (
         *("errors", "paths", "asset_table", "assets", "generate", "writer"),

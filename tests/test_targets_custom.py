@@ -57,12 +57,22 @@ def test_everything_is_resolved_into_the_config(tmp_path):
     assert all(data[name] != targets_custom.AUTO for name in named)
 
 
+def test_fields_begin_at_their_mean_with_a_fast_head(tmp_path):
+    x = np.random.default_rng(0).normal(size=(60, 12, 12))
+    config = resolved(write(tmp_path, x=x, y=x**2))
+    assert (config.data.kind, config.data.scale_y) == ("dense", "point")
+    assert config.stage2.optim.new_lr_factor == 30
+    fno = resolved(write(tmp_path, x=x, y=x**2), "method=fno")
+    assert fno.stage2.optim.new_lr_factor == 1
+
+
 def test_what_is_given_is_kept(tmp_path):
     fields = {
         **{"data.metric": "1-f1", "data.scale_x": "none", "embedder.patch": 8},
-        "stage2.num_epochs": 3,
+        **{"stage2.num_epochs": 3, "stage2.optim.new_lr_factor": 2.0},
     }
     config = resolved(write(tmp_path), **fields)
+    assert config.stage2.optim.new_lr_factor == 2
     assert (config.data.metric, config.data.scale_x) == ("1-f1", "none")
     assert (config.embedder.patch, config.stage2.num_epochs) == (8, 3)
     with pytest.raises(errors.InputError, match="allowed for classification: error"):

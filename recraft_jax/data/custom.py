@@ -24,6 +24,7 @@ Everything is inferred and everything can be overridden. The rules, first that f
 | loss      | mean_squared_error; nrmse, relative_l2 (rmse, rmse with a sample of y    |
 |           | that is zero everywhere, by which nrmse would divide)                    |
 | `scale_x` | column (a mean and deviation for each value) of [n f], else channel      |
+| `scale_y` | of fields point, where a model starts at their mean; of numbers channel  |
 | `patch`   | the smallest that makes `max_tokens` or fewer                            |
 
 Rows are counted from 0. Arrays are gone through by blocks; `load` keeps them in memory
@@ -303,7 +304,7 @@ def _facts(
         labels=made.labels,
         y_dtype=made.dtype,
         scale_x="column" if found.x.ndim == 2 else "channel",
-        scale_y="channel" if made.kind in ("dense", "regression") else "none",
+        scale_y={"dense": "point", "regression": "channel"}.get(made.kind, "none"),
         patch=custom_rules.patch(x_shape, max_tokens),
         max_tokens=max_tokens,
         num_rows=len(found.x),
