@@ -23,7 +23,7 @@ deepsea: which of 36 features a stretch of DNA has.
 
 Every fault of the released loaders and metrics is a field of `config.nas360` (or, where
 it is about standardisation, of `config.data`), set by `protocol=official`;
-docs/benchmarks.md says what each does. `scale=paper` has the published values, which
+docs/nas360.md says what each does. `scale=paper` has the published values, which
 were used with `swin-base`, for ecg, satellite and deepsea with `roberta-base`.
 """  # noqa: E501
 

@@ -22,14 +22,7 @@ import numpy as np
 from sklearn import base
 from sklearn.utils import multiclass, validation
 
-from recraft_jax import (
-    defaults,
-    errors,
-    main,
-    predictor,
-    targets_custom,
-    writer,
-)
+from recraft_jax import defaults, errors, main, predictor, targets_custom, writer
 from recraft_jax.data import custom, custom_rules
 
 CARD = "estimator.json"
@@ -43,7 +36,8 @@ class CrossModalEstimator(base.BaseEstimator):
       method: `recraft`, `nft` (fine-tuning without stage 1) or another one of
         `defaults.METHODS`.
       backbone: `minilm`, `vit-s`, a hub id or a folder, see the README.
-      scale: `demo`, `quick` or `paper`: how much is computed, and of how many samples.
+      scale: `demo`, `quick` or `paper`: how long to train, one epoch at least; all
+        samples are used.
       settings: fields of the config, `{"stage2.num_epochs": 5}`.
       val_frac: share of the samples that choose the best epoch.
       random_state: seed of the run and of the validation split; None is 0.
@@ -108,8 +102,7 @@ class CrossModalEstimator(base.BaseEstimator):
         for name, data in self._parts.items():
             writer.write_atomically(folder / name, data)
         writer.write_json(folder / "results.json", self.results_)
-        params = self.get_params()
-        params["workdir"] = None if self.workdir is None else os.fspath(self.workdir)
+        params = json.loads(json.dumps(self.get_params(), default=_plain))
         card = {"class": type(self).__name__, "params": params}
         card |= {"fitted": self._facts(), "n_features_in": self.n_features_in_}
         writer.write_json(folder / CARD, card)
@@ -165,7 +158,7 @@ class CrossModalEstimator(base.BaseEstimator):
         if self.method in defaults.NO_BACKBONE:
             choice["backbone"] = "none"
         config = defaults.custom(choice)
-        config.data.test_frac = 0.0
+        config.data.num_samples, config.data.test_frac = 0, 0.0
         config.data.val_frac = float(self.val_frac)
         config.data.split_seed = int(seed)
         try:
@@ -220,6 +213,11 @@ class CrossModalEstimator(base.BaseEstimator):
         super().__setstate__(state)
         if hasattr(self, "_parts"):
             self._predictor = self._unpack()
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of NumPy, as a search sets them, and paths."""
+    return value.item() if isinstance(value, np.generic) else os.fspath(value)
 
 
 class CrossModalClassifier(base.ClassifierMixin, CrossModalEstimator):

@@ -140,15 +140,12 @@ def start(config: ml_collections.ConfigDict, workdir: paths.Path) -> None:
 def run(
     config: ml_collections.ConfigDict, workdir: paths.Path, task: Any = None
 ) -> dict[str, Any]:
-    """Run or resume; what is finished is read.
+    """Run, resume or read what is finished; returns the content of `results.json`.
 
     Args:
       config: locked, checked.
       workdir: made if it is not there.
       task: a `tasks.Task` to train on; None loads that of the config.
-
-    Returns:
-      The content of `results.json`.
     """
     settings = json.loads(config.to_json_best_effort())
     hosts.check_same(

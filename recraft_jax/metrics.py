@@ -4,7 +4,7 @@
 contribute, on the host: a ranking or an F1 of a split is not the mean of those of its
 batches. Means are taken in float64. `METRICS` has them by name, each with the switches
 that turn it into what the released code computes (data faults T8 to T10,
-docs/benchmarks.md).
+docs/nas360.md).
 """
 
 import functools

@@ -65,6 +65,9 @@ def closing(results: Mapping[str, Any], workdir: pathlib.Path) -> None:
     )
     console = rich.console.Console(highlight=False, soft_wrap=True)
     console.print(table)
+    if r.get("also"):
+        found = "   ".join(f"{name} {value:.4f}" for name, value in r["also"].items())
+        console.print(f"also      {found}")
     align = r["align"]
     if align["fa_before"] is not None:
         console.print(

@@ -22,12 +22,12 @@ from recraft_jax import (
     build,
     checkpoints,
     clock,
+    describe,
     errors,
     hosts,
     measure,
     memory,
     metrics,
-    naming,
     paths,
     predictor,
     provenance,
@@ -41,7 +41,6 @@ from recraft_jax import phase as phases_lib
 from recraft_jax.data import pipeline, rows, tasks
 from recraft_jax.methods import recraft
 
-NUM_SIZES = 20  # of classes that are listed
 NUM_SHOWN = 4  # test samples kept for figures
 
 
@@ -74,13 +73,13 @@ def run(
     task, inputs, labels = target.task, target.inputs, target.labels
     if task.about:
         writer.say(task.about)
-    writer.say(describe_target(config, target))
+    writer.say(describe.target(config, target))
     parts = assembly.make(config, target, workdir, watch).light()
     writer.say(f"model: {parts.name}")
     mesh, phases, starts = parts.mesh, parts.phases, parts.starts
     model, origin, params = parts.model, parts.origin, parts.params
     if origin is not None:
-        for line in describe_source(origin.report):
+        for line in describe.source(origin.report):
             writer.say(line)
 
     # ------------------------------------------------------------------- measurements
@@ -144,7 +143,7 @@ def run(
         contextlib.ExitStack() as readers,
     ):
         for phase in phases:
-            log.text(describe_phase(phase, params))
+            log.text(describe.phase(phase, params))
         restored = checkpoints.restore_latest(folder, parts.abstract)
         if restored is None:
             step, first, state, best = 0, 0, None, {}
@@ -368,46 +367,3 @@ def summary(window, phase: phases_lib.Phase) -> tuple[int, str, dict[str, float]
             last,
         )
     return last, phase.name, mean
-
-
-def describe_target(config, target: build.Target) -> str:
-    """Say what is about to be trained on."""
-    splits = target.task.splits
-    counts = ", ".join(f"{len(splits[s]['x'])} {s}" for s in tasks.SPLITS)
-    sizes = np.bincount(target.labels["train"], minlength=target.num_classes).tolist()
-    if len(sizes) > NUM_SIZES:
-        sizes = f"{min(sizes)} to {max(sizes)}"
-    return (
-        f"{config.task}: {counts} samples; {target.num_classes} target labels of sizes "
-        f"{sizes}; {naming.method(config.method)}"
-    )
-
-
-def describe_source(report: dict[str, Any]) -> list[str]:
-    """Say what the source head knows of data it has not seen, and how steep it is."""
-    lines = [
-        f"stage 0, source head on {report['name']}, held out: accuracy "
-        f"{report['accuracy']:.3f} (majority {report['majority']:.3f}), log-loss "
-        f"{report['log_loss']:.3f}, information {report['information']:.3f} of "
-        f"{report['entropy']:.3f} nats"
-    ]
-    found = report.get("lipschitz")
-    if found:
-        before, after = found["before"], found["after"]
-        lines.append(
-            f"         recalibrated ({found['method']}) to tau {found['tau']:.3g}: "
-            f"information {before['information']:.3f} -> {after['information']:.3f}, "
-            f"log-loss {before['log_loss']:.3f} -> {after['log_loss']:.3f}, slope (95 "
-            f"%) {before['slope']['0.95']:.3f} -> {after['slope']['0.95']:.3f}, share "
-            f"above tau {before['delta']:.3f} -> {after['delta']:.3f}"
-        )
-    return lines
-
-
-def describe_phase(phase: phases_lib.Phase, params: dict[str, jax.Array]) -> str:
-    """Say how long a phase is and how much it trains."""
-    trained, _ = tree.split(params, phase.trainable)
-    return (
-        f"phase {phase.name}: {phase.num_steps} steps of {phase.batch_size}, trains "
-        f"{tree.count(trained):,} of {tree.count(params):,} values"
-    )

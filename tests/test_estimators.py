@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import sklearn.base
 from sklearn import metrics, model_selection, pipeline, preprocessing
 from sklearn.utils import estimator_checks
 
@@ -168,6 +169,7 @@ def test_saved_and_pickled_estimators_predict_the_same(fitted, tmp_path):
     for other in (again, pickle.loads(pickle.dumps(fitted))):
         np.testing.assert_array_equal(other.predict_proba(X), want)
         assert other.get_params() == fitted.get_params()
+        assert other.config_ == fitted.config_
         np.testing.assert_array_equal(other.classes_, fitted.classes_)
     with pytest.raises(errors.InputError, match="holds a CrossModalClassifier"):
         recraft_jax.CrossModalRegressor.load(tmp_path / "model")
@@ -184,6 +186,15 @@ def test_saved_estimator_is_a_folder_for_the_commands(fitted, tmp_path):
     with np.load(tmp_path / "out.npz") as file:
         np.testing.assert_array_equal(file["prediction"], fitted.predict(X))
     assert export.main([given[0], f"--out={tmp_path / 'artifact'}"]) == 0
+
+
+def test_parameters_of_numpy_and_paths_are_saved(fitted, tmp_path):
+    model = sklearn.base.clone(fitted).set_params(random_state=np.int64(0))
+    model.set_params(workdir=tmp_path / "run").fit(*classes(20)).save(
+        tmp_path / "model"
+    )
+    again = recraft_jax.CrossModalClassifier.load(tmp_path / "model")
+    assert again.random_state == 0 and again.workdir == str(tmp_path / "run")
 
 
 def test_damaged_folder_is_refused(fitted, tmp_path):

@@ -72,6 +72,7 @@ MAY_IMPORT = {
         *("data/custom", "data/custom_rules"),
     ),
     "export": ("artifact", "cli", "errors", "predictor", "writer"),
+    "describe": ("build", "naming", "phase", "tree", "data/tasks"),
     "provenance": (".", "errors", "tree"),
     "measure": ("errors", "provenance"),
     "program": (),
