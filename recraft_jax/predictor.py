@@ -63,7 +63,9 @@ def save(
       mesh: where the parameters are.
     """
     kept = {k: v for k, v in params.items() if not k.startswith("source/")}
-    kept = jax.jit(lambda leaves: leaves, out_shardings=meshes.replicated(mesh))(kept)
+    if not all(leaf.is_fully_replicated for leaf in kept.values()):
+        whole = meshes.replicated(mesh)
+        kept = jax.jit(lambda leaves: leaves, out_shardings=whole)(kept)
     if not hosts.is_first():
         return
     leaves = {k: np.ascontiguousarray(v) for k, v in jax.device_get(kept).items()}

@@ -190,7 +190,9 @@ class TestRows:
         assert row["peer"] is None and row["ratio"] is None
         assert "12 x 8 x 5" in notes[0]
 
-    @pytest.mark.parametrize("work", ["train", "fld", "predict"])
+    @pytest.mark.parametrize(
+        "work", ["train", pytest.param("fld", marks=pytest.mark.slow), "predict"]
+    )
     def test_bodies(self, no_peer, work):
         sizes = {"x_shape": (8, 1), "patch": 2, "batch_size": 12}
         rows, notes = benchmark_bodies.piece(

@@ -30,7 +30,7 @@ ABSENT = ("recraft_jax", "safetensors", "flatbuffers", "flax", "transformers", "
 def exported(smoke, tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     workdir, out = folder / "run", folder / "artifact"
-    argv = [*smoke("classes,method=nft"), f"--workdir={workdir}"]
+    argv = [*smoke("classes,method=scratch"), f"--workdir={workdir}"]
     assert main.main(argv) == 0
     assert export.main([f"--workdir={workdir}", f"--out={out}"]) == 0
     return workdir, out, main.parse(argv)[0]

@@ -87,6 +87,7 @@ def two_processes(short, tmp_path_factory):
 
 
 # ----------------------------------------------------------------------- many devices
+@pytest.mark.slow
 def test_eight_devices_take_the_course_of_one(arguments, one_device, tmp_path):
     straight, batches = one_device
     workdir, log = tmp_path / "run", tmp_path / "samples"
@@ -196,6 +197,7 @@ def test_two_processes_are_one_run(one_process, two_processes):
     assert names == {
         *(".lock", "checkpoints", "config.json", "metrics.jsonl"),
         *("results.json", "samples.npz", "source.npz", "fields.npz"),
+        *("predictor.json", "predictor.safetensors"),
     }
 
 

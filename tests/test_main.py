@@ -364,7 +364,10 @@ OWN |= {"pare": "num_replaced", "mona": "mona_uniform"}
 
 
 @pytest.mark.usefixtures("keys_are_used_once")
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param("fa", marks=pytest.mark.slow), *(m for m in METHODS if m != "fa")],
+)
 def test_every_method_runs(method, smoke, tmp_path):
     task, workdir = METHODS[method], tmp_path / "run"
     key = f"{task},method={method}"
@@ -460,6 +463,7 @@ def test_official_preset_and_protocol(smoke, tmp_path):
     assert results["val"]["best"] == pytest.approx(results["test"]["best_val"])
 
 
+@pytest.mark.slow
 def test_moving_average_survives_a_resume(smoke, tmp_path):
     """Its joint is part of the state: stopping in the middle changes nothing."""
     fields = {"fld.momentum": 0.5, "checkpoint.every_steps": 3, "checkpoint.keep": 0}

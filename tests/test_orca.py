@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from recraft_jax import errors, phase, tree
+from recraft_jax import defaults, errors, phase, tree
 from recraft_jax.data import pipeline
 from recraft_jax.losses import otdd, task
 from recraft_jax.methods import orca
@@ -186,7 +186,7 @@ def toy():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.array([5, 0, 2], np.int32), [6, 10, 4])  # shares as in PI
     x = (rng.normal(size=(20, 2, 3)) + labels[:, None, None]).astype(np.float32)
-    config = common.base(common.parse_arg("", ("toy",)))
+    config = defaults.base(common.parse_arg("", ("toy",)))
     config.update(settings())
     config.stage1.batch_size = 3 * PER_CLASS + 1
     target = phase.Target(x, labels, 6, False)

@@ -95,6 +95,7 @@ def test_a_run_lives_in_a_bucket(bucket, smoke, tmp_path, monkeypatch, capsys):
     assert names == {
         *("config.json", "metrics.jsonl", "source.npz"),
         *("fields.npz", "samples.npz", "results.json"),
+        *("predictor.json", "predictor.safetensors"),
     }
     capsys.readouterr()
     assert main.main(arguments) == 0  # is finished

@@ -12,14 +12,17 @@ from recraft_jax import build, errors, main, metrics, predictor
 
 @pytest.fixture(
     scope="module",
-    params=["dense", "classes", "labels", "dense,method=unet"],
+    params=[
+        *("dense", "classes", "labels"),
+        pytest.param("dense,method=unet", marks=pytest.mark.slow),
+    ],
 )
 def finished(request, smoke, backbone, tmp_path_factory):
     """A finished run, its config and target; the backbone is gone."""
     folder = tmp_path_factory.mktemp("predictor")
     key, workdir = request.param, folder / "run"
     copied = shutil.copytree(backbone, folder / "backbone")
-    key = key if "method" in key else f"{key},method=nft"
+    key = key if "method" in key else f"{key},method=scratch"
     argv = smoke(key, copied)
     if "unet" in key:
         argv = [argv[0], argv[1].rpartition(",backbone")[0], *argv[2:]]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from recraft_jax import mesh as meshes
+from recraft_jax import defaults, mesh as meshes
 from recraft_jax import optim, steps, tree
 from recraft_jax import phase as phases
 from recraft_jax import state as states
@@ -51,7 +51,7 @@ def parts(backbone):
 
 
 def config(**changes):
-    made = common.base(common.parse_arg("", ("toy",)))
+    made = defaults.base(common.parse_arg("", ("toy",)))
     section = {
         "name": "adamw",
         "lr": 3e-3,

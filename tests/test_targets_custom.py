@@ -114,23 +114,12 @@ def test_targets_few_and_alike_have_fewer_clusters(tmp_path):
 
 
 # -------------------------------------------------------------------------- end to end
-SMALL = {
-    "source.name": "table",
-    "source.num_features": 64,
-    "stage1.num_steps": 2,
-    "stage1.batch_size": 12,
-    "stage2.num_epochs": 2,
-}
-
-
-def run(path, backbone, source_table, compile_cache, workdir, **fields):
-    fields = (
-        SMALL | {"source.path": source_table, "assets.cache": compile_cache} | fields
-    )
+def run(path, backbone, compile_cache, workdir, **fields):
+    fields = {"stage2.num_epochs": 2, "assets.cache": compile_cache} | fields
     return main.main(
         [
             "main",
-            f"--config=configs/custom.py:path={path},method=nft,backbone={backbone}",
+            f"--config=configs/custom.py:path={path},method=scratch,backbone={backbone}",
             *(f"--config.{name}={value}" for name, value in fields.items()),
             f"--workdir={workdir}",
         ]
@@ -138,10 +127,10 @@ def run(path, backbone, source_table, compile_cache, workdir, **fields):
 
 
 def test_file_becomes_a_result_in_one_command(
-    tmp_path, backbone, source_table, compile_cache, capsys
+    tmp_path, backbone, compile_cache, capsys
 ):
     workdir = tmp_path / "run"
-    given = (write(tmp_path), backbone, source_table, compile_cache, workdir)
+    given = (write(tmp_path), backbone, compile_cache, workdir)
     assert run(*given) == 0
     out = capsys.readouterr().out
     assert out.startswith("data ") and "(data.kind)" in out
@@ -155,23 +144,23 @@ def test_file_becomes_a_result_in_one_command(
 
 
 def test_bad_data_is_one_line_and_nothing_is_written(
-    tmp_path, backbone, source_table, compile_cache, capsys
+    tmp_path, backbone, compile_cache, capsys
 ):
     x = np.zeros((60, 4), np.float32)
     x[7, 2] = np.nan
     path = write(tmp_path, x=x)
     workdir = tmp_path / "run"
-    assert run(path, backbone, source_table, compile_cache, workdir) == 2
+    assert run(path, backbone, compile_cache, workdir) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "row 7" in err
     assert not workdir.exists()
 
 
 def test_same_arrays_and_settings_are_the_same_run(
-    smoke, tmp_path, backbone, source_table, compile_cache
+    smoke, tmp_path, backbone, compile_cache
 ):
     """`waves` as somebody's own file, with its split, gives its score bit for bit."""
-    argv = smoke("classes,method=nft")
+    argv = smoke("classes,method=scratch")
     theirs = tmp_path / "theirs"
     assert main.main([*argv, f"--workdir={theirs}"]) == 0
     config, _ = main.parse(argv)
@@ -187,7 +176,7 @@ def test_same_arrays_and_settings_are_the_same_run(
     same += ("stage2.optim.new_lr_factor", "stage2.eval_batch_size")
     flat = {name: functools.reduce(getattr, name.split("."), config) for name in same}
     ours = tmp_path / "ours"
-    assert run(path, backbone, source_table, compile_cache, ours, **flat) == 0
+    assert run(path, backbone, compile_cache, ours, **flat) == 0
     tests = [
         json.loads((place / "results.json").read_text())["test"]
         for place in (theirs, ours)

@@ -232,15 +232,12 @@ def test_demo_has_at_most_64_tokens(task):
 # --------------------------------------------------------------------------- end to end
 @pytest.mark.parametrize("task", nas360.TASKS)
 def test_task_runs_from_its_files_to_a_result(
-    root, task, backbone, source_table, compile_cache, tmp_path
+    root, task, backbone, compile_cache, tmp_path
 ):
     protocol = "official" if task in ("psicov", "cosmic", "ecg") else "corrected"
     fields = {
         "data.path": root,
         "assets.cache": compile_cache,
-        "source.name": "table",
-        "source.path": source_table,
-        "source.num_features": 64,
         "stage2.num_epochs": 1,
         "stage2.batch_size": 4,
         "stage2.eval_batch_size": 4,
@@ -251,7 +248,7 @@ def test_task_runs_from_its_files_to_a_result(
     workdir = tmp_path / "run"
     argv = [
         "main",
-        f"--config=configs/nas360.py:{task},method=nft,backbone={backbone},"
+        f"--config=configs/nas360.py:{task},method=scratch,backbone={backbone},"
         f"protocol={protocol}",
         *(f"--config.{name}={value}" for name, value in fields.items()),
         f"--workdir={workdir}",
