@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from configs import common
-from recraft_jax import defaults, mesh as meshes
-from recraft_jax import optim, steps, tree
+from recraft_jax import defaults, optim, steps, tree
+from recraft_jax import mesh as meshes
 from recraft_jax import phase as phases
 from recraft_jax import state as states
 from recraft_jax.losses import task as task_losses
