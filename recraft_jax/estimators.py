@@ -83,7 +83,8 @@ class CrossModalEstimator(base.BaseEstimator):
         task = targets_custom.make(config, facts, arrays, report)
         if labels:
             task = task._replace(labels=labels)
-        self._kind, self._y_shape = facts.kind, np.shape(y)[1:]
+        self._kind = facts.kind
+        self._y_shape, self._y_axis = np.shape(y)[1:], facts.y_axis
         self.results_, self._parts = self._run(config, task)
         self._predictor = self._unpack()
         self.config_ = json.loads(config.to_json_best_effort())
@@ -308,13 +309,15 @@ class CrossModalRegressor(base.RegressorMixin, CrossModalEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """Predict numbers, of the shape of the targets of `fit`."""
         found = self._outputs(X).astype(np.float64)
+        if self._y_axis == "first":
+            found = np.moveaxis(found, -1, 1)
         return found.reshape(len(found), *self._y_shape)
 
     def _facts(self) -> dict[str, Any]:
-        return {"y_shape": list(self._y_shape)}
+        return {"y_shape": list(self._y_shape), "y_axis": self._y_axis}
 
     def _restore(self, facts: Mapping[str, Any]) -> None:
-        self._y_shape = tuple(facts["y_shape"])
+        self._y_shape, self._y_axis = tuple(facts["y_shape"]), facts["y_axis"]
 
     def __sklearn_tags__(self):
         """Say what it gives."""

@@ -154,10 +154,20 @@ def test_regressor_gives_the_shape_and_units_of_its_targets(make):
     assert model.predict(X).shape == (60,) and model.score(X, y) > 0.5
     two = make(REGRESSOR).fit(X, np.column_stack([y, X[:, 1]]))
     assert two.predict(X).shape == (60, 2)
-    field = X[:, :, None] * np.ones(2)
-    dense = make(REGRESSOR).fit(field, 3 * field)
-    assert dense.predict(field).shape == field.shape
-    assert dense.config_["data"]["kind"] == "dense"
+
+
+def test_fields_keep_their_layout(make, tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 2, 12))  # channels first
+    y = np.stack([np.full((40, 12), 100.0), np.full((40, 12), -100.0)], axis=1)
+    y += rng.normal(size=y.shape)
+    model = make(REGRESSOR).fit(X, y)
+    assert model.config_["data"]["kind"] == "dense"
+    model.save(tmp_path / "model")
+    for one in (model, recraft_jax.CrossModalRegressor.load(tmp_path / "model")):
+        found = one.predict(X)
+        assert found.shape == y.shape
+        assert (found[:, 0] > 50).all() and (found[:, 1] < -50).all()
 
 
 # -------------------------------------------------------------------------------- files
