@@ -191,7 +191,12 @@ class TestRows:
         assert "12 x 8 x 5" in notes[0]
 
     @pytest.mark.parametrize(
-        "work", ["train", pytest.param("fld", marks=pytest.mark.slow), "predict"]
+        "work",
+        [
+            "train",
+            pytest.param("fld", marks=pytest.mark.slow),
+            pytest.param("predict", marks=pytest.mark.slow),
+        ],
     )
     def test_bodies(self, no_peer, work):
         sizes = {"x_shape": (8, 1), "patch": 2, "batch_size": 12}

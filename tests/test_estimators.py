@@ -25,7 +25,6 @@ CHEAP = (
     "check_estimators_unfitted",
     "check_estimator_cloneable",
     "check_estimators_empty_data_messages",
-    "check_estimators_nan_inf",
     "check_complex_data",
     "check_dict_unchanged",
 )

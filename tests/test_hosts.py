@@ -99,6 +99,7 @@ def test_eight_devices_take_the_course_of_one(arguments, one_device, tmp_path):
         np.testing.assert_allclose(value, align[name], TOLERANCE, err_msg=name)
 
 
+@pytest.mark.slow
 def test_split_weights_and_restarts_on_fewer_devices_change_nothing(
     arguments, one_device, tmp_path
 ):
@@ -236,6 +237,7 @@ def test_error_in_one_process_ends_all_with_its_message(short, tmp_path):
     assert errors[1].splitlines()[-1] == "error: planned (process 1)"
 
 
+@pytest.mark.slow
 def test_preempted_run_of_two_processes_ends_in_one(short, one_process, tmp_path):
     workdir = tmp_path / "run"
     accident = {1: "term@10"}  # the notice reaches one process only

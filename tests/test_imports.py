@@ -5,6 +5,7 @@ A new module or dependency fails here until it has a line in one of the two tabl
 
 import ast
 import fnmatch
+import functools
 import pathlib
 import sys
 
@@ -174,14 +175,17 @@ def modules():
     return found
 
 
+@functools.cache
 def imported(source):
-    """Yield the dotted names that any import statement, however deep, may load."""
+    """The dotted names that any import statement, however deep, may load."""
+    found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             start = "." * node.level + (node.module or "")
-            yield from (f"{start}.{alias.name}" for alias in node.names)
+            found += (f"{start}.{alias.name}" for alias in node.names)
+    return tuple(found)
 
 
 def fits(name, patterns):

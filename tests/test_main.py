@@ -366,7 +366,10 @@ OWN |= {"pare": "num_replaced", "mona": "mona_uniform"}
 @pytest.mark.usefixtures("keys_are_used_once")
 @pytest.mark.parametrize(
     "method",
-    [pytest.param("fa", marks=pytest.mark.slow), *(m for m in METHODS if m != "fa")],
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("fa", "pare") else ())
+        for name in METHODS
+    ],
 )
 def test_every_method_runs(method, smoke, tmp_path):
     task, workdir = METHODS[method], tmp_path / "run"
@@ -385,6 +388,7 @@ def test_every_method_runs(method, smoke, tmp_path):
     assert results["metric"] == ("nrmse" if task == "dense" else "error")
 
 
+@pytest.mark.slow
 def test_image_backbone_runs_resumes_and_shows_its_table(image_smoke, capsys, tmp_path):
     whole, again = tmp_path / "whole", tmp_path / "again"
     arguments = image_smoke(**{"checkpoint.every_steps": 3, "checkpoint.keep": 0})
