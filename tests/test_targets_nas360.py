@@ -1,9 +1,6 @@
 """The ten tasks of NAS-Bench-360: protocols, leaks, and each from files to a result."""
 
-import json
-
-import nas360_big_files
-import nas360_files
+import nas360_writers
 import numpy as np
 import pytest
 
@@ -11,25 +8,10 @@ from configs import nas360
 from recraft_jax import errors, main, metrics, targets
 from recraft_jax.data import tasks
 
-WRITERS = {
-    **{name: getattr(nas360_files, f"write_{name}") for name in ("cifar100", "ecg")},
-    "spherical": nas360_files.write_spherical,
-    "ninapro": nas360_files.write_ninapro,
-    "satellite": nas360_files.write_satellite,
-    "deepsea": nas360_files.write_deepsea,
-    "darcy_flow": nas360_big_files.write_darcy_flow,
-    "psicov": nas360_big_files.write_psicov,
-    "cosmic": nas360_big_files.write_cosmic,
-    "fsd50k": nas360_big_files.write_fsd50k,
-}
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("nas360")
-    for write in WRITERS.values():
-        write(folder)
-    return folder
+    return nas360_writers.write_all(tmp_path_factory.mktemp("nas360"))
 
 
 def load(root, task, protocol="corrected", **changes):
@@ -45,7 +27,7 @@ def seen(task, split):
 
 
 def test_every_task_has_a_writer():
-    assert set(WRITERS) == set(nas360.TASKS)
+    assert set(nas360_writers.WRITERS) == set(nas360.TASKS)
 
 
 # ------------------------------------------------------------------------------- splits
@@ -227,41 +209,3 @@ def test_demo_has_at_most_64_tokens(task):
     assert np.prod([-(-n // patch) for n in shapes[task]]) <= 64
     for scale in ("demo", "quick"):
         main.check(nas360.get_config(f"{task},scale={scale}"))
-
-
-# --------------------------------------------------------------------------- end to end
-@pytest.mark.parametrize("task", nas360.TASKS)
-def test_task_runs_from_its_files_to_a_result(
-    root, task, backbone, compile_cache, tmp_path
-):
-    protocol = "official" if task in ("psicov", "cosmic", "ecg") else "corrected"
-    fields = {
-        "data.path": root,
-        "assets.cache": compile_cache,
-        "stage2.num_epochs": 1,
-        "stage2.batch_size": 4,
-        "stage2.eval_batch_size": 4,
-        "fld.num_clusters": 2,
-    }
-    if task == "darcy_flow":
-        fields["embedder.patch"] = 1  # the grid of the test's file is 5 x 5
-    workdir = tmp_path / "run"
-    argv = [
-        "main",
-        f"--config=configs/nas360.py:{task},method=scratch,backbone={backbone},"
-        f"protocol={protocol}",
-        *(f"--config.{name}={value}" for name, value in fields.items()),
-        f"--workdir={workdir}",
-    ]
-    assert main.main(argv) == 0
-    results = json.loads((workdir / "results.json").read_text())
-    assert results["task"] == task and results["protocol"] == protocol
-    assert np.isfinite(results["test"]["best_val"])
-    assert np.isfinite(results["baselines"]["mean"])
-    assert set(results["also"]) == {
-        "cosmic": {"fnr"},
-        "ecg": {"1-f1_records"},
-    }.get(task, set())
-    is_mean = results["metric"] in ("error", "nrmse")
-    assert (workdir / "samples.npz").exists() == is_mean
-    assert (workdir / "predictor.json").exists()
