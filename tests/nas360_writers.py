@@ -4,9 +4,10 @@ import nas360_big_files
 import nas360_files
 
 WRITERS = {
-    **{name: getattr(nas360_files, f"write_{name}") for name in ("cifar100", "ecg")},
+    "cifar100": nas360_files.write_cifar100,
     "spherical": nas360_files.write_spherical,
     "ninapro": nas360_files.write_ninapro,
+    "ecg": nas360_files.write_ecg,
     "satellite": nas360_files.write_satellite,
     "deepsea": nas360_files.write_deepsea,
     "darcy_flow": nas360_big_files.write_darcy_flow,
