@@ -66,6 +66,6 @@ def test_inferred_settings_score_as_those_of_the_task(name, tmp_path, capfd):
             f"\n| {name} | {task.metric} | {means[0]:.3f} ± {spreads[0]:.3f} | "
             f"{means[1]:.3f} ± {spreads[1]:.3f} |"
         )
-    # Better is no failure. Of three seeds each, the error of the difference.
-    error = (sum(spread**2 for spread in spreads) / len(SEEDS)) ** 0.5
-    assert means[1] <= means[0] + 2 * error
+    # Within the spread of single runs, two deviations; better is no failure.
+    spread = (sum(spread**2 for spread in spreads) / 2) ** 0.5
+    assert means[1] <= means[0] + 2 * spread
