@@ -298,6 +298,10 @@ class CrossModalRegressor(base.RegressorMixin, CrossModalEstimator):
           ValueError: what cannot be used, in one line.
         """
         X = self._checked_x(X, ensure_min_samples=2)
+        if y is None:
+            raise errors.InputError(
+                "the regressor requires y to be passed, but the target y is None"
+            )
         y = validation.check_array(
             y, ensure_2d=False, allow_nd=True, dtype="numeric", input_name="y"
         )

@@ -27,6 +27,7 @@ CHEAP = (
     "check_estimators_empty_data_messages",
     "check_complex_data",
     "check_dict_unchanged",
+    "check_requires_y_none",
 )
 # What is not installed, or not there by design: probabilities are.
 SKIPPED = {
