@@ -251,7 +251,7 @@ def custom(choice: dict) -> ml_collections.ConfigDict:
     config.data.val_frac = 0.15
     config.data.num_samples, config.data.num_test = 2000, 1000  # at most
     config.embedder.patch = 0
-    config.embedder.max_tokens = 32
+    config.embedder.max_tokens = 20
     config.stage1.num_steps = min(config.stage1.num_steps, 20)
     config.stage2.num_epochs = 0
     if choice["method"] in NO_BACKBONE:

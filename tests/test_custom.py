@@ -67,6 +67,10 @@ def table(folder, text):
         ((32, 12), (32, 12), "last"),
         ((17, 16), (17, 16), "last"),
         ((18, 17), (18, 17, 1), "none"),
+        ((32, 20), (32, 20), "last"),
+        ((36, 24), (36, 24), "last"),
+        ((35, 24), (35, 24, 1), "none"),  # less than half as long again
+        ((50, 25), (50, 25, 1), "none"),
         ((3, 12), (12, 3), "first"),
         ((3, 11), (3, 11, 1), "none"),  # less than four times as long
         ((8, 8), (8, 8, 1), "none"),

@@ -50,7 +50,7 @@ def test_everything_is_resolved_into_the_config(tmp_path):
         "error",
     )
     assert (data.scale_x, data.columns, len(data.sha256)) == ("channel", ("x",), 64)
-    assert config.embedder.patch == 1  # 24 tokens
+    assert config.embedder.patch == 2  # 12 tokens
     # 800 steps of 16 would be 200 epochs of 60 samples.
     assert config.stage2.num_epochs == targets_custom.MAX_EPOCHS["demo"]
     named = ("kind", "channels", "metric", "scale_x", "scale_y", "loss")

@@ -9,9 +9,10 @@ Everything is inferred and everything can be overridden. The rules, first that f
 |           | y, split or group; else the only other array                             |
 | `split`   | `split`: train, val (valid, validation), test; or 0, 1, 2                |
 | `group`   | `group`, `groups`: rows that must not be on two sides                    |
-| `channels`| [n f]: none, a series of one channel. [n a b]: last if b <= 16 and b < a,|
-|           | first if a <= 16 and 4 a <= b, else an image of one channel. [n a b c]:  |
-|           | the smaller of a and c, which is 16 or less; last if they are equal      |
+| `channels`| [n f]: none, a series of one channel. [n a b]: last if b <= 16 and b < a |
+|           | or b <= 24 and 1.5 b <= a, first if a <= 16 and 4 a <= b, else an image  |
+|           | of one channel. [n a b c]: the smaller of a and c, which is 16 or less;  |
+|           | last if they are equal                                                   |
 | `kind`    | text, bool: classification                                               |
 |           | [n] of whole numbers, of up to 20 values and up to n / 2: classification;|
 |           | of more, if they are an integer type, go from 0 or 1 without a gap and   |

@@ -16,6 +16,7 @@ from recraft_jax.data import custom_labels, custom_names, custom_scan, rows
 KINDS = ("dense", "classification", "multilabel", "regression")
 CHANNELS = ("auto", "last", "first", "none")
 MOST_CHANNELS = 16
+MORE_CHANNELS = 24  # of a series half as long again
 FEW_CLASSES = 20
 LEAST_GRID = 8  # points of `[n f]` to `[n f]` from which it is a field to a field
 NONE, AUTO = custom_names.NONE, custom_names.AUTO
@@ -231,7 +232,8 @@ def notes(
 def _channels_axis(each: tuple[int, ...]) -> str:
     first, last = each[0], each[-1]
     if len(each) == 2:
-        if last <= MOST_CHANNELS and last < first:
+        is_narrow = last <= MORE_CHANNELS and 1.5 * last <= first
+        if is_narrow or (last <= MOST_CHANNELS and last < first):
             return "last"
         return "first" if first <= MOST_CHANNELS and first * 4 <= last else NONE
     if min(first, last) > MOST_CHANNELS:
