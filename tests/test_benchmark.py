@@ -161,6 +161,7 @@ class TestMeasure:
 
 
 class TestRows:
+    @pytest.mark.slow
     def test_without_a_peer(self, no_peer):
         piece = functools.partial(FA, power=1, epsilon=None)
         (row,), notes = benchmark.run(["fa"], 1, {"fa": piece})
@@ -216,10 +217,12 @@ class TestRows:
         moved = {"fld": embedder}.get(work, embedder + layer + head)
         assert f"{work} of embedder, body and head, {moved:,} values" in notes[0]
 
+    @pytest.mark.slow
     def test_checkpoint(self, no_peer):
         (row,), notes = benchmark_jobs.checkpoint("one", repeats=1, num=1000)
         assert row["seconds"] > 0 and "1,000 values" in notes[0]
 
+    @pytest.mark.slow
     def test_pipeline(self):
         config = TINY | {"max_position_embeddings": 16}
         call = f"benchmark_jobs.serve_pipeline('minilm', {config!r}, 2)"

@@ -126,9 +126,8 @@ def test_several_labels_are_predicted_each_by_itself(make):
     assert not np.allclose(model.predict_proba(X).sum(1), 1, atol=0.1)
 
 
-@pytest.mark.parametrize(
-    "method", [pytest.param("recraft", marks=pytest.mark.slow), "fno"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["recraft", "fno"])
 def test_other_methods_run(make, method):
     settings = {"fno.modes": 2, "fno.width": 4}
     options = {"backbone": "minilm"} if method == "fno" else {}

@@ -227,6 +227,7 @@ def test_killed_process_ends_the_other_and_a_restart_ends_the_same(
     assert accidents.numbers(workdir) == accidents.numbers(straight)
 
 
+@pytest.mark.slow
 def test_error_in_one_process_ends_all_with_its_message(short, tmp_path):
     group = accidents.Group(
         short, tmp_path / "run", processes=2, accidents={1: "fail@3"}

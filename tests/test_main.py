@@ -367,7 +367,9 @@ OWN |= {"pare": "num_replaced", "mona": "mona_uniform"}
 @pytest.mark.parametrize(
     "method",
     [
-        pytest.param(name, marks=pytest.mark.slow if name in ("fa", "pare") else ())
+        pytest.param(
+            name, marks=pytest.mark.slow if name in ("fa", "pare", "mona") else ()
+        )
         for name in METHODS
     ],
 )
@@ -424,6 +426,7 @@ def test_image_backbone_runs_resumes_and_shows_its_table(image_smoke, capsys, tm
     assert before == {p: p.stat().st_mtime_ns for p in whole.rglob("*.json*")}
 
 
+@pytest.mark.slow
 def test_labels_run_and_are_bounded(smoke, capsys, tmp_path):
     workdir = tmp_path / "run"
     arguments = smoke("labels", **{"data.pos_weight": 3.0, "checkpoint.keep": 1})
