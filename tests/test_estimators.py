@@ -108,6 +108,7 @@ def test_classifier_learns_and_knows_its_classes(fitted):
     assert fitted.results_["metric"] == "error"
 
 
+@pytest.mark.slow
 def test_labels_of_any_type_come_back(make):
     X, y = classes(40)
     for labels in (np.array([10**12, -3]), np.array([True, False])):
@@ -197,6 +198,7 @@ def test_saved_estimator_is_a_folder_for_the_commands(fitted, tmp_path):
     assert export.main([given[0], f"--out={tmp_path / 'artifact'}"]) == 0
 
 
+@pytest.mark.slow
 def test_parameters_of_numpy_and_paths_are_saved(fitted, tmp_path):
     model = sklearn.base.clone(fitted).set_params(random_state=np.int64(0))
     model.set_params(workdir=tmp_path / "run").fit(*classes(20)).save(

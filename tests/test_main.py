@@ -367,9 +367,7 @@ OWN |= {"pare": "num_replaced", "mona": "mona_uniform"}
 @pytest.mark.parametrize(
     "method",
     [
-        pytest.param(
-            name, marks=pytest.mark.slow if name in ("fa", "pare", "mona") else ()
-        )
+        pytest.param(name, marks=pytest.mark.slow if name != "nft" else ())
         for name in METHODS
     ],
 )

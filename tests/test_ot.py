@@ -333,6 +333,7 @@ class TestForms:
         with pytest.raises(SHAPE_ERRORS):
             ot.transport_plan(jnp.ones((2, 3)), jnp.ones(3), jnp.ones(2), epsilon=1.0)
 
+    @pytest.mark.slow
     def test_blocks_and_products(self, monkeypatch):
         x, y = clouds(5)
 
