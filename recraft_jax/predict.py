@@ -13,6 +13,7 @@ information of class and run in nats: large where the runs are sure and disagree
 """  # noqa: E501
 
 import contextlib
+import math
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from recraft_jax import cli, errors, outputs, predictor, writer
 from recraft_jax.data import arrays_file, rows
 
 NUM_NAMED = 20  # columns that a message lists
+OUTPUT_VALUES = 1 << 24  # of a block
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,7 +53,7 @@ def _predict(argv: Sequence[str]) -> None:
         labels = runs[0].signature.labels
         with outputs.open_file(given.output, len(x), labels) as file:
             for part in rich.progress.track(
-                found, "predict", total=num_blocks(x), transient=True
+                found, "predict", total=num_blocks(x, runs[0]), transient=True
             ):
                 file.append(part)
     print(f"{given.output}: predictions of {len(x)} samples")
@@ -114,13 +116,20 @@ def blocks(x: np.ndarray | rows.Rows, run: predictor.Predictor) -> Iterator[np.n
     axis = run.config.data.get("channels", "last")
     if x.dtype.kind not in "biuf":
         raise errors.InputError(f"inputs of type {x.dtype}; allowed: real numbers")
-    for block in rows.blocks(x):
+    for block in rows.blocks(x, _block_size(x, run)):
         yield _channels_last(block, axis, run.signature.x_shape)
 
 
-def num_blocks(x: np.ndarray | rows.Rows) -> int:
+def num_blocks(x: np.ndarray | rows.Rows, run: predictor.Predictor) -> int:
     """Number of blocks that `blocks` gives."""
-    return -(-len(x) // rows.block_size(x))
+    return -(-len(x) // _block_size(x, run))
+
+
+def _block_size(x: np.ndarray | rows.Rows, run: predictor.Predictor) -> int:
+    """Samples whose inputs and outputs fit into memory."""
+    signature = run.signature
+    each = math.prod(signature.y_shape or (signature.num_outputs,))
+    return min(rows.block_size(x), max(OUTPUT_VALUES // each, 1))
 
 
 def _channels_last(block: np.ndarray, axis: str, want: tuple[int, ...]) -> np.ndarray:

@@ -74,7 +74,6 @@ def test_predictions_have_names_and_probabilities(runs, tmp_path):
 
 def test_columns_are_found_by_name(runs, tmp_path):
     x = write_table(tmp_path / "abc.csv", 9)
-    write_table(tmp_path / "cab.csv", 9, names=("a", "b", "c"))
     text = (tmp_path / "abc.csv").read_text().splitlines()
     turned = [",".join([*row.split(",")[2::-1], "extra"]) for row in text]
     turned[0] = "c,b,a,note"
@@ -171,7 +170,16 @@ def test_ten_million_rows_are_never_in_memory_at_once(runs, tmp_path):
         parts = predict.blocks(x, one._replace(signature=signature))
         first = list(itertools.islice(parts, 2))
     assert [part.shape for part in first] == [(rows.BLOCK_VALUES, 1, 1)] * 2
-    assert predict.num_blocks(x) == -(-num // rows.BLOCK_VALUES)
+    assert predict.num_blocks(x, one) == -(-num // rows.BLOCK_VALUES)
+
+
+def test_blocks_are_smaller_where_much_is_predicted(runs, monkeypatch):
+    monkeypatch.setattr(predict, "OUTPUT_VALUES", 70)
+    one = predictor.load(runs / "0")
+    many = one._replace(signature=one.signature._replace(num_outputs=10))
+    x = np.zeros((20, 3))
+    sizes = [len(block) for block in predict.blocks(x, many)]
+    assert sizes == [7, 7, 6] and predict.num_blocks(x, many) == 3
 
 
 # ----------------------------------------------------------------------------- refusals

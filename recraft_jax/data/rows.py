@@ -119,9 +119,14 @@ def block_size(array: "np.ndarray | Rows") -> int:
     return max(BLOCK_VALUES // each, 1)
 
 
-def blocks(array: "np.ndarray | Rows") -> Iterator[np.ndarray]:
-    """Go through all samples in order, a block that fits into memory at a time."""
-    step = block_size(array)
+def blocks(array: "np.ndarray | Rows", step: int = 0) -> Iterator[np.ndarray]:
+    """Go through all samples in order, a block that fits into memory at a time.
+
+    Args:
+      array: samples.
+      step: of a block; 0 is `block_size`.
+    """
+    step = step or block_size(array)
     for start in range(0, len(array), step):
         yield np.asarray(array[start : start + step])
 
