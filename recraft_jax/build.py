@@ -23,7 +23,6 @@ from recraft_jax import (
     paths,
     sources,
     targets,
-    targets_custom,
     tree,
     writer,
 )
@@ -86,8 +85,7 @@ def target(config: ml_collections.ConfigDict, task: tasks.Task | None = None) ->
         labels = {split: y.astype(np.int32) for split, y in values.items()}
     else:
         num_classes = config.fld.num_clusters
-        if task.name == "custom":  # of which nobody has counted the targets
-            num_classes = targets_custom.num_clusters(values["train"], num_classes)
+        num_classes = min(num_classes, task.most_clusters or num_classes)
         labels = pseudo_labels.fit(
             values,
             num_classes,
@@ -124,10 +122,7 @@ def _loss(config: ml_collections.ConfigDict, task: tasks.Task) -> Callable:
     if task.kind == "distance":
         return task_losses.judged_squared_error
     if task.kind == "segmentation":
-        counts = task.metric_options.get("counts_ignored", False)
-        return functools.partial(
-            task_losses.judged_cross_entropy, counts_ignored=counts
-        )
+        return functools.partial(task_losses.judged_cross_entropy, **task.loss_options)
     return functools.partial(
         task_losses.binary_cross_entropy, pos_weight=data.pos_weight
     )

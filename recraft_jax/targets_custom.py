@@ -178,6 +178,9 @@ def make(
             f"{found.path}: nothing is left to validate; allowed: two samples or more "
             "of a class"
         )
+    if task.kind != "classification":
+        most = num_clusters(task.splits["train"]["y"], config.fld.num_clusters)
+        task = task._replace(most_clusters=most)
     return task
 
 

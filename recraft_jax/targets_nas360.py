@@ -38,6 +38,9 @@ class Target(NamedTuple):
       also: further metrics of the test split.
       is_of_groups: whether a metric is of records or clips.
       augment: of training inputs.
+      loss_options: `config.nas360 -> switches of the loss`.
+      is_chunked: whether the released code averages chunks of the test split (T9).
+      is_shuffled: whether these chunks are of shuffled samples (T9).
     """
 
     read: Callable[[pathlib.Path, ml_collections.ConfigDict], Arrays]
@@ -48,6 +51,9 @@ class Target(NamedTuple):
     also: tuple[str, ...] = ()
     is_of_groups: bool = False
     augment: Callable[..., np.ndarray] | None = None
+    loss_options: Callable[..., dict[str, Any]] = lambda faults: {}
+    is_chunked: bool = True
+    is_shuffled: bool = False
 
 
 def _always(name: str) -> Callable:
@@ -99,7 +105,9 @@ TARGETS = {
         "dense",
         _always("nrmse"),
     ),
-    "psicov": Target(_psicov, "distance", _always("mae8"), options=_mae8),
+    "psicov": Target(
+        _psicov, "distance", _always("mae8"), options=_mae8, is_chunked=False
+    ),
     "cosmic": Target(
         lambda root, config: cosmic.load(
             root, test_noise=config.nas360.test_noise, seed=config.data.seed
@@ -108,9 +116,14 @@ TARGETS = {
         _always("1-auroc"),
         options=_auroc,
         also=("fnr",),
+        loss_options=lambda faults: {"counts_ignored": faults.ignored_counts},
     ),
     "ninapro": Target(_plain(ninapro), "classification", _always("error"), 18),
-    "fsd50k": Target(_fsd50k, "multilabel", _always("1-map"), 200, is_of_groups=True),
+    "fsd50k": Target(
+        *(_fsd50k, "multilabel", _always("1-map"), 200),
+        is_of_groups=True,
+        is_chunked=False,
+    ),
     "ecg": Target(
         _plain(ecg),
         "classification",
@@ -127,7 +140,9 @@ TARGETS = {
         _always("error"),
         24,
     ),
-    "deepsea": Target(_plain(deepsea), "multilabel", _always("1-auroc"), 36),
+    "deepsea": Target(
+        *(_plain(deepsea), "multilabel", _always("1-auroc"), 36), is_shuffled=True
+    ),
 }
 
 
@@ -145,11 +160,11 @@ def load(config: ml_collections.ConfigDict) -> tasks.Task:
         )
     arrays = target.read(pathlib.Path(data.path), config)
     arrays = chosen(arrays, data.num_samples, data.num_test, data.val_frac, data.seed)
-    if config.task == "deepsea" and faults.shuffled_chunks:
+    if target.is_shuffled and faults.shuffled_chunks:
         arrays["test"] = _shuffled(arrays["test"], config.seed)
     options = target.options(faults, arrays)
     metric = target.metric(faults)
-    if faults.chunk and config.task != "psicov" and metric != "1-map":
+    if target.is_chunked and faults.chunk:
         options["chunk"] = faults.chunk
     known = ("x", "y", "group")
     arrays = {s: {k: v for k, v in a.items() if k in known} for s, a in arrays.items()}
@@ -164,6 +179,7 @@ def load(config: ml_collections.ConfigDict) -> tasks.Task:
         num_classes=target.num_classes,
         keeps_groups=target.is_of_groups,
         metric_options=options,
+        loss_options=target.loss_options(faults),
         also=tuple(name for name in target.also if name != metric),
         augment=target.augment,
     )

@@ -5,6 +5,7 @@ import re
 import subprocess
 
 import nas360_files
+import nas360_writers
 import pytest
 
 from recraft_jax import errors
@@ -23,14 +24,6 @@ TASKS = (
     *("cifar100", "spherical", "darcy_flow", "psicov", "cosmic", "ninapro"),
     *("fsd50k", "ecg", "satellite", "deepsea"),
 )
-WRITERS = {
-    "cifar100": nas360_files.write_cifar100,
-    "spherical": nas360_files.write_spherical,
-    "ninapro": nas360_files.write_ninapro,
-    "ecg": nas360_files.write_ecg,
-    "satellite": nas360_files.write_satellite,
-    "deepsea": nas360_files.write_deepsea,
-}
 READERS = {
     "cifar100": cifar100.load,
     "spherical": lambda root: spherical.load(root, test_in_train=False),
@@ -39,6 +32,7 @@ READERS = {
     "satellite": lambda root: satellite.load(root, standardise=True),
     "deepsea": deepsea.load,
 }
+WRITERS = {task: nas360_writers.WRITERS[task] for task in READERS}
 
 
 def test_table_is_of_ten_tasks():

@@ -140,7 +140,9 @@ def test_file_becomes_a_result_in_one_command(
     assert stored["data"]["kind"] == "classification"
     assert stored["data"]["sha256"]
     assert run(*given) == 0  # the table of the finished run
-    assert "fit" not in capsys.readouterr().out.split("seconds")[0].split("───")[0]
+    again = capsys.readouterr().out
+    assert "phase fit" in out and "phase fit" not in again
+    assert "test error on 12 samples" in again
 
 
 def test_bad_data_is_one_line_and_nothing_is_written(

@@ -48,6 +48,9 @@ class Task(NamedTuple):
       labels: names of the classes or labels, empty if they are numbers.
       augment: `(x [b ...], seeds [b]) -> x`, of training batches in the units of `x`.
       about: what to say of it before training.
+      loss_options: switches of the loss.
+      most_clusters: of pseudo-labels, where nobody knows how many distinct targets
+        there are; 0 is as many as asked for.
     """
 
     name: str
@@ -61,6 +64,8 @@ class Task(NamedTuple):
     labels: tuple[str, ...] = ()
     augment: Callable[..., np.ndarray] | None = None
     about: str = ""
+    loss_options: Mapping[str, Any] = {}
+    most_clusters: int = 0
 
 
 class Scale(NamedTuple):
